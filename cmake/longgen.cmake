@@ -1,0 +1,45 @@
+# Compiler settings shared by all targets, and one function a room.
+
+add_library(longgen_options INTERFACE)
+target_compile_options(longgen_options INTERFACE -Wall -Wextra -Wno-missing-field-initializers)
+target_include_directories(longgen_options INTERFACE ${PROJECT_SOURCE_DIR})
+if(LONGGEN_WERROR)
+  target_compile_options(longgen_options INTERFACE -Werror)
+endif()
+if(LONGGEN_SANITIZE)
+  target_compile_options(longgen_options INTERFACE -fsanitize=${LONGGEN_SANITIZE}
+                         -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(longgen_options INTERFACE -fsanitize=${LONGGEN_SANITIZE})
+endif()
+
+# longgen_room(NAME [SUBFOLDERS a b] DEPENDS targets...): a static library longgen_NAME of every .cpp
+# in longgen/NAME (and the given subfolders).
+function(longgen_room name)
+  cmake_parse_arguments(ROOM "" "" "SUBFOLDERS;DEPENDS" ${ARGN})
+  set(patterns ${PROJECT_SOURCE_DIR}/longgen/${name}/*.cpp)
+  foreach(folder ${ROOM_SUBFOLDERS})
+    list(APPEND patterns ${PROJECT_SOURCE_DIR}/longgen/${name}/${folder}/*.cpp)
+  endforeach()
+  file(GLOB sources CONFIGURE_DEPENDS ${patterns})
+  if(NOT sources)
+    add_library(longgen_${name} INTERFACE)
+    target_link_libraries(longgen_${name} INTERFACE longgen_options ${ROOM_DEPENDS})
+    return()
+  endif()
+  add_library(longgen_${name} STATIC ${sources})
+  target_link_libraries(longgen_${name} PUBLIC longgen_options ${ROOM_DEPENDS})
+endfunction()
+
+# longgen_tests(ROOM DEPENDS targets...): one program of every *_test.cpp in tests/ROOM.
+function(longgen_tests room)
+  cmake_parse_arguments(TESTS "" "" "DEPENDS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${room}/*.cpp)
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(test_${room} ${sources})
+  target_link_libraries(test_${room} PRIVATE ${TESTS_DEPENDS} longgen_testing GTest::gtest GTest::gmock
+                        GTest::gtest_main)
+  gtest_discover_tests(test_${room} TEST_PREFIX "${room}." DISCOVERY_TIMEOUT 60
+                       PROPERTIES LABELS ${room} TIMEOUT 1200)
+endfunction()

@@ -1,0 +1,16 @@
+# Files named *_avx2.cpp, *_avx512.cpp, *_avx512bf16.cpp, *_amx.cpp are compiled for that instruction
+# set and entered only after the processor was asked (cpu_features.h). Everything else stays baseline.
+file(GLOB cpu_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.cpp)
+set(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c)
+foreach(source ${cpu_sources})
+  if(source MATCHES "_avx2\\.cpp$")
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+  elseif(source MATCHES "_avx512\\.cpp$")
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${avx512}")
+  elseif(source MATCHES "_avx512bf16\\.cpp$")
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${avx512};-mavx512bf16")
+  elseif(source MATCHES "_amx\\.cpp$")
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+                                "${avx512};-mavx512bf16;-mamx-tile;-mamx-bf16")
+  endif()
+endforeach()

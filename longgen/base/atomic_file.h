@@ -1,0 +1,51 @@
+// Files that appear whole or not at all: written aside in the same folder, fsynced, renamed.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace longgen {
+
+class AtomicFile {
+ public:
+  // Opens `path` + ".tmp-<pid>" for writing. Throws Error naming the file.
+  explicit AtomicFile(std::filesystem::path path);
+  // Removes the temporary file unless commit() succeeded.
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  // Throws Error with the file and the system's reason (a full disk, say).
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  // Flushes to disk, renames over `path`, and flushes the folder.
+  void commit();
+
+ private:
+  std::filesystem::path path_, temporary_;
+  int fd_ = -1;
+};
+
+void write_file_atomically(const std::filesystem::path& path, std::string_view text);
+
+// fsync of a folder, so that renames in it survive a crash.
+void sync_directory(const std::filesystem::path& directory);
+
+// Holds `directory`/.longgen.lock for as long as it lives (flock: freed when the process dies).
+// Throws Error naming the folder and the holder's pid when another run has it.
+class DirectoryLock {
+ public:
+  explicit DirectoryLock(const std::filesystem::path& directory);
+  ~DirectoryLock();
+  DirectoryLock(const DirectoryLock&) = delete;
+  DirectoryLock& operator=(const DirectoryLock&) = delete;
+
+ private:
+  std::filesystem::path path_;
+  int fd_ = -1;
+};
+
+}  // namespace longgen

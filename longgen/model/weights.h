@@ -1,0 +1,62 @@
+// The parameters of a decoder, by name.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "longgen/model/config.h"
+#include "longgen/tensor/arena.h"
+
+namespace longgen::model {
+
+// Names are Hugging Face's for Llama, whatever the family: model.embed_tokens.weight,
+// model.embed_positions.weight, model.layers.N.{input_layernorm, post_attention_layernorm},
+// .self_attn.{q,k,v,o}_proj, .self_attn.{q,k}_norm, .mlp.{gate,up,down}_proj (gate only when gated),
+// model.norm, lm_head (absent when tied); each .weight, and .bias where the config has one.
+struct ParamSpec {
+  std::string name;
+  std::vector<int64_t> shape;   // matrices [out, in]
+  bool decay = false;           // weight decay: matrices only
+  bool trainable = true;
+  int shard_axis = -1;          // the axis that tensor parallelism cuts; -1: replicated
+  int64_t numel() const;
+};
+
+// In a fixed order: embeddings, layers from first to last, final norm, head.
+std::vector<ParamSpec> param_specs(const ModelConfig& config);
+int64_t parameter_count(const ModelConfig& config);
+
+// One tensor per ParamSpec, in one arena. The same class holds weights, gradients, masters and
+// moments: they differ in dtype alone.
+class ParameterSet {
+ public:
+  // Allocates; contents are zero. `what` ("weights", "gradients") names them in reports.
+  ParameterSet(std::string what, const ModelConfig& config, DType dtype, MemoryResource& memory);
+
+  DType dtype() const { return dtype_; }
+  const std::vector<ParamSpec>& specs() const { return specs_; }
+  const std::vector<Tensor>& tensors() const { return tensors_; }
+  // Throws Error when there is no such parameter.
+  const Tensor& operator[](std::string_view name) const;
+  // Undefined tensor when there is none.
+  Tensor find(std::string_view name) const;
+  int64_t bytes() const { return arena_->used_bytes(); }
+
+ private:
+  DType dtype_;
+  std::vector<ParamSpec> specs_;
+  std::vector<Tensor> tensors_;
+  std::map<std::string, size_t, std::less<>> index_;
+  std::unique_ptr<Arena> arena_;
+};
+
+// Normal(0, 0.02), output projections of a residual branch scaled by 1 / sqrt(2 layers), norms 1,
+// biases 0; each element from its own counter (seed, tensor, element), so the same for every dtype.
+void initialize(const ModelConfig& config, uint64_t seed, const ParameterSet& weights);
+
+}  // namespace longgen::model
