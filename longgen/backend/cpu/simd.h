@@ -1,0 +1,153 @@
+// Vectors of the widest registers that the including file is compiled for: 16 floats for avx512, 8
+// for avx2, 4 otherwise.
+//
+// Files compiled for an instruction set must not emit code that others could be linked to: a
+// function of vague linkage (inline, template) may be kept from any file, and the copy from a file
+// of a newer instruction set would crash an older processor. So everything here is in an unnamed
+// namespace, and such files include no other header with function bodies.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace longgen {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+#define LONGGEN_SIMD [[gnu::always_inline, maybe_unused]] inline
+
+// GCC's vector types: + - * / and comparisons work by lane; a comparison gives -1 or 0 per lane.
+typedef float Vf __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Vi __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Vu __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Vh __attribute__((vector_size(2 * kLanes)));
+
+LONGGEN_SIMD Vf broadcast(float x) { return x - Vf{}; }  // x - 0 is x, -0 included
+LONGGEN_SIMD Vf load(const float* p) {
+  Vf v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+LONGGEN_SIMD void store(float* p, Vf v) { std::memcpy(p, &v, sizeof v); }
+
+// bf16 is the upper half of an f32.
+LONGGEN_SIMD float bf16_to_float(uint16_t x) {
+  const uint32_t u = static_cast<uint32_t>(x) << 16;
+  float f;
+  std::memcpy(&f, &u, sizeof f);
+  return f;
+}
+// Round to nearest even; NaN stays NaN.
+LONGGEN_SIMD uint16_t float_to_bf16(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, sizeof u);
+  if (x != x) return static_cast<uint16_t>((u >> 16) | 0x40u);
+  return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+LONGGEN_SIMD Vf load(const uint16_t* p) {
+#if defined(__AVX512F__)
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return (Vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
+#elif defined(__AVX2__)
+  const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return (Vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16);
+#else
+  const Vu u = {p[0], p[1], p[2], p[3]};
+  return (Vf)(u << 16);
+#endif
+}
+LONGGEN_SIMD void store(uint16_t* p, Vf v) {
+#if defined(__AVX512BF16__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
+  const Vu u = (Vu)v;
+  const Vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const Vu bits = (v != v) ? ((u >> 16) | 0x40u) : rounded;
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)bits));
+#elif defined(__AVX2__)
+  const __m256i packed = _mm256_packus_epi32((__m256i)bits, (__m256i)bits);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+#else
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint16_t>(bits[i]);
+#endif
+#endif
+}
+
+// The first n lanes; the others are 0 when loaded and left alone when stored. 0 < n < kLanes.
+template <typename T>
+LONGGEN_SIMD Vf load_part(const T* p, int n) {
+  T buffer[kLanes] = {};
+  std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(T));
+  return load(buffer);
+}
+template <typename T>
+LONGGEN_SIMD void store_part(T* p, Vf v, int n) {
+  T buffer[kLanes];
+  store(buffer, v);
+  std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
+}
+
+LONGGEN_SIMD Vf min(Vf a, Vf b) { return a < b ? a : b; }
+LONGGEN_SIMD Vf max(Vf a, Vf b) { return a > b ? a : b; }
+
+// Over the lanes, halves first: the order is fixed.
+LONGGEN_SIMD float reduce_sum(Vf v) {
+  float x[kLanes];
+  std::memcpy(x, &v, sizeof v);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) x[i] += x[i + half];
+  }
+  return x[0];
+}
+LONGGEN_SIMD float reduce_max(Vf v) {
+  float x[kLanes];
+  std::memcpy(x, &v, sizeof v);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+  }
+  return x[0];
+}
+
+// e^x to about 1 ulp. 0 below -87.33 (the smallest normal number), so exp(-inf) is exactly 0; infinite
+// above 88.72; NaN stays NaN.
+// x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial is Cephes' expf (Moshier); 2^n is added to the
+// exponent in two steps so that n = 128 does not overflow.
+LONGGEN_SIMD Vf exp(Vf x) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const Vf clamped = max(min(x, broadcast(88.8f)), broadcast(-87.33654f));
+  const Vf t = clamped * 1.44269504088896341f + kMagic;
+  const Vf n = t - kMagic;
+  const Vf r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  Vf p = broadcast(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+#if defined(__AVX512F__)
+  const Vf y = (Vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+  const Vi exponent = (Vi)t - (Vi)broadcast(kMagic);
+  const Vi first = exponent >> 1;
+  const Vf y = (p * (Vf)((first + 127) << 23)) * (Vf)((exponent - first + 127) << 23);
+#endif
+  const Vf infinity = broadcast(__builtin_inff());
+  return x < -87.33654f ? Vf{} : (x > 88.72283f ? infinity : (x != x ? x : y));
+}
+
+}  // namespace
+}  // namespace longgen
