@@ -22,8 +22,10 @@ struct HybridSpec {
   enum class Placement { kMiddle, kTop, kBottom, kInterleaved, kList };
 
   Placement placement = Placement::kMiddle;
-  int64_t full_count = 0;         // used when full_fraction < 0
-  double full_fraction = -1;      // >= 0: a fraction of the layers
+  // The number of full layers is numerator, or numerator / denominator of the layers when
+  // is_fraction, rounded half up.
+  int64_t numerator = 0, denominator = 1;
+  bool is_fraction = false;
   std::vector<int64_t> full_list; // kList: sorted, unique
   AttentionPattern sparse;        // offsets are resolved by resolve()
   bool offset_per_head = false;

@@ -52,15 +52,14 @@ struct AttentionPattern {
   bool sees_block(int64_t query_block, int64_t key_block, int64_t kv_head) const;
   bool sees(int64_t query_position, int64_t key_position, int64_t kv_head) const;
 
-  // The key blocks that at least one query block of [query_begin, query_end) sees: disjoint ranges
-  // whose union, read in order, is ascending except that a strided range may interleave with no
-  // other (ranges never overlap). At most 3 ranges.
+  // The key blocks that at least one query block of [query_begin, query_end) sees: at most three
+  // disjoint ranges (sinks, strided, local), ascending when read in order.
   std::vector<BlockRange> key_blocks(int64_t query_begin, int64_t query_end, int64_t kv_head) const;
 
-  // The query blocks of [0, num_blocks) that see at least one key block of [key_begin, key_end),
-  // as disjoint ascending ranges. For backward.
-  std::vector<BlockRange> query_blocks(int64_t key_begin, int64_t key_end, int64_t num_blocks,
-                                       int64_t kv_head) const;
+  // The query blocks of [0, num_blocks) that see at least one key block of [key_begin, key_end):
+  // always one range, perhaps empty. For backward.
+  BlockRange query_blocks(int64_t key_begin, int64_t key_end, int64_t num_blocks,
+                          int64_t kv_head) const;
 
   // The query blocks of [query_begin, query_end) that see `key_block`: always one range, perhaps
   // empty.
