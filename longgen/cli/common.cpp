@@ -1,0 +1,52 @@
+#include "longgen/cli/common.h"
+
+#include "longgen/base/error.h"
+#include "longgen/base/units.h"
+
+namespace longgen::cli {
+
+void add_common_options(CLI::App& app, CommonOptions& options) {
+  app.add_option("--device", options.device, "Where to run: cpu")
+      ->capture_default_str()
+      ->group("Common");
+  app.add_option("--dtype", options.dtype, "Number type: f32 or bf16")->group("Common");
+  app.add_option("--threads", options.threads, "Threads; 0 takes all")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 4096))
+      ->group("Common");
+  app.add_option("--seed", options.seed, "Seed of everything random")
+      ->capture_default_str()
+      ->group("Common");
+  app.add_flag("--json", options.json, "Print JSON to stdout")->group("Common");
+  app.add_flag_callback("-v,--verbose", [&options] { options.verbosity = 1; }, "Say more")
+      ->group("Common");
+  app.add_flag_callback("-q,--quiet", [&options] { options.verbosity = -1; }, "Warnings and errors only")
+      ->group("Common");
+}
+
+std::unique_ptr<Backend> make_backend(const CommonOptions& options) {
+  if (options.device == "cpu") return make_cpu_backend(options.threads);
+  if (options.device == "cuda" || options.device.starts_with("cuda:")) {
+    fail_usage("this build of longgen has no CUDA; use --device cpu");
+  }
+  fail_usage("unknown device \"{}\"; use cpu", options.device);
+}
+
+DType dtype_or(const CommonOptions& options, DType fallback) {
+  if (options.dtype.empty()) return fallback;
+  const DType dtype = parse_dtype(options.dtype);
+  if (dtype != DType::kF32 && dtype != DType::kBF16) {
+    fail_usage("--dtype {}: use f32 or bf16", options.dtype);
+  }
+  return dtype;
+}
+
+CLI::Option* add_length_option(CLI::App& app, const std::string& flags, int64_t& value,
+                               const std::string& description) {
+  return app.add_option_function<std::string>(
+                flags, [&value](const std::string& text) { value = parse_length(text); },
+                description)
+      ->type_name("LENGTH");
+}
+
+}  // namespace longgen::cli

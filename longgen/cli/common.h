@@ -1,0 +1,37 @@
+// Options that every subcommand has, and what is built from them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "longgen/backend/backend.h"
+
+namespace longgen::cli {
+
+struct CommonOptions {
+  std::string device = "cpu";
+  std::string dtype;      // "", "f32" or "bf16"
+  int threads = 0;        // 0: all
+  uint64_t seed = 0;
+  bool json = false;
+  int verbosity = 0;      // -1 under -q
+};
+
+// Adds --device, --dtype, --threads, --seed, --json, -v, -q.
+void add_common_options(CLI::App& app, CommonOptions& options);
+
+// The backend that --device and --threads name. Throws UsageError for a device that this build or
+// machine does not have.
+std::unique_ptr<Backend> make_backend(const CommonOptions& options);
+
+// --dtype when given, else `fallback`.
+DType dtype_or(const CommonOptions& options, DType fallback);
+
+// A length option that reads 4096, 128K, 4M.
+CLI::Option* add_length_option(CLI::App& app, const std::string& flags, int64_t& value,
+                               const std::string& description);
+
+}  // namespace longgen::cli
