@@ -1,0 +1,51 @@
+# Two commands do everything on a fresh Debian 12 or Ubuntu 24.04: `make demo` and `make test`.
+PRESET ?= release
+BUILD := build/$(PRESET)
+CACHE ?= $(or $(LONGGEN_CACHE),$(HOME)/.cache/longgen)
+JOBS ?= $(shell nproc)
+DATA := $(or $(LONGGEN_TEST_DATA),$(CURDIR)/build/data)
+MODEL := $(or $(LONGGEN_TEST_MODEL),$(CACHE)/SmolLM2-135M-Instruct.Q4_1.gguf)
+
+.PHONY: help setup build demo demo-seeds test model format lint clean
+
+help:
+	@echo "make demo        set up, build, and run the whole loop on an embedded tiny model"
+	@echo "make test        set up, build, fetch the small real model, run all tests"
+	@echo "make build       build/$(PRESET)/bin/longgen   (PRESET=release|debug|asan-ubsan|tsan)"
+	@echo "make demo-seeds  the demo under five seeds"
+	@echo "make model       fetch SmolLM2-135M-Instruct (98 MB GGUF) into $(CACHE)"
+	@echo "make format lint clang-format and clang-tidy"
+
+setup:
+	@scripts/setup.sh
+
+$(BUILD)/build.ninja: CMakeLists.txt CMakePresets.json | setup
+	cmake --preset $(PRESET)
+
+build: setup $(BUILD)/build.ninja
+	cmake --build $(BUILD) -j $(JOBS)
+
+demo: build
+	$(BUILD)/bin/longgen demo
+
+demo-seeds: build
+	for seed in 1 2 3 4 5; do $(BUILD)/bin/longgen demo --seed $$seed || exit 1; done
+
+model:
+	@scripts/fetch_model.sh "$(MODEL)"
+
+test: build
+	@scripts/fetch_model.sh "$(MODEL)" || $(if $(LONGGEN_REQUIRE_DATA),exit 1,true)
+	@scripts/unpack_test_data.sh "$(DATA)" || $(if $(LONGGEN_REQUIRE_DATA),exit 1,true)
+	LONGGEN_TEST_MODEL="$(MODEL)" LONGGEN_TEST_DATA="$(DATA)" \
+	    ctest --test-dir $(BUILD) --output-on-failure -j 2
+
+format:
+	git ls-files '*.h' '*.cpp' | xargs clang-format -i
+
+lint: build
+	git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run -Werror
+	git ls-files 'longgen/*.cpp' | xargs -P $(JOBS) -n 4 clang-tidy -p $(BUILD) --quiet
+
+clean:
+	rm -rf build
