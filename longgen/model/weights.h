@@ -45,6 +45,8 @@ class ParameterSet {
   const Tensor& operator[](std::string_view name) const;
   // Undefined tensor when there is none.
   Tensor find(std::string_view name) const;
+  // Index into specs() and tensors(); -1 when there is none.
+  int64_t index_of(std::string_view name) const;
   int64_t bytes() const { return arena_->used_bytes(); }
 
  private:
