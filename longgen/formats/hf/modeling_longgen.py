@@ -30,7 +30,7 @@ class LonggenConfig(LlamaConfig):
         if longgen.get("format_version") != 1:
             raise ValueError(f"longgen.format_version {longgen.get('format_version')!r} is unknown; this file reads 1")
         if longgen.get("base_model_type") != "llama":
-            raise ValueError(f"longgen.base_model_type {longgen.get('base_model_type')!r} is not supported, only 'llama'")
+            raise ValueError(f"longgen.base_model_type {longgen.get('base_model_type')!r} is not supported (llama is)")
         patterns, layers = longgen["patterns"], longgen["layer_patterns"]
         if len(layers) != self.num_hidden_layers or not all(0 <= p < len(patterns) for p in layers):
             raise ValueError(f"longgen.layer_patterns must name one of {len(patterns)} patterns for each layer")
@@ -40,7 +40,7 @@ class LonggenConfig(LlamaConfig):
 
 
 def visible(pattern, query_positions, key_positions, num_heads):
-    """The boolean mask [batch, heads or 1, queries, keys] of a pattern; positions are [batch, queries] and [batch, keys]."""
+    """Boolean [batch, heads or 1, queries, keys], from positions [batch, queries] and [batch, keys]."""
     query, key = query_positions[:, None, :, None], key_positions[:, None, None, :]
     i, j = query // pattern["block_size"], key // pattern["block_size"]
     seen = j < pattern["sink_blocks"]
