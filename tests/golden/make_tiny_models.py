@@ -332,7 +332,7 @@ def documents_of(cfg, length):
 
 
 def run(model, ids, labels, documents):
-    """Logits, mean loss and gradients. Isolated documents are each a call of their own: positions restart by themselves."""
+    """Logits, mean loss, gradients. Each isolated document is a call of its own, so its positions restart."""
     model.zero_grad()
     pieces = [model(input_ids=ids[None, s : s + padded], use_cache=False).logits[0] for s, _, padded in documents]
     logits = torch.cat(pieces)
