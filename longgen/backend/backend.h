@@ -110,6 +110,8 @@ class Backend {
   // For people: "cpu (avx512-bf16, 2 threads)".
   virtual std::string description() const = 0;
   virtual bool supports(DType activation) const = 0;
+  // The dtype that commands take when none is asked for: the fastest that the device computes in.
+  virtual DType preferred_dtype() const { return DType::kF32; }
   virtual MemoryResource& memory() = 0;
 
   // --- moving ---

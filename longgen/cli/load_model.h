@@ -1,0 +1,52 @@
+// What every command that runs a model does first: open it, check that it fits, load it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "longgen/backend/backend.h"
+#include "longgen/cli/common.h"
+#include "longgen/formats/model_file.h"
+#include "longgen/infer/engine.h"
+#include "longgen/model/weights.h"
+#include "longgen/tokenizer/tokenizer.h"
+
+namespace longgen::cli {
+
+struct LoadedModel {
+  std::unique_ptr<Backend> backend;
+  model::ModelConfig config;
+  std::unique_ptr<model::ParameterSet> weights;
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer;
+};
+
+// Opens the model without its weights, so that a command can still refuse.
+class ModelLoader {
+ public:
+  ModelLoader(const std::string& path, const CommonOptions& common);
+
+  const model::ModelConfig& config() const { return config_; }
+  const tokenizer::Tokenizer& tokenizer() const { return *tokenizer_; }
+  DType dtype() const { return dtype_; }
+  Backend& backend() const { return *backend_; }
+
+  // Throws Error with the numbers when weights, `what` (bytes of the rest) do not fit the memory that
+  // is free. Says what will be used at verbosity 1.
+  void check_memory(int64_t other_bytes, const std::string& what) const;
+  // As check_memory for an engine, and a warning when positions go beyond what the model was made for.
+  void check_engine(const infer::EngineOptions& options) const;
+
+  LoadedModel load() &&;
+
+ private:
+  formats::ModelFile file_;
+  model::ModelConfig config_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer_;
+  DType dtype_;
+};
+
+// --prompt texts and --file contents, in that order; "-" reads stdin.
+std::string read_input(const std::string& path);
+
+}  // namespace longgen::cli

@@ -1,0 +1,101 @@
+// Runs a model over a KV cache: scores texts, and completes several prompts in one batch.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "longgen/infer/kv_cache.h"
+#include "longgen/infer/sampler.h"
+#include "longgen/model/decoder.h"
+#include "longgen/tokenizer/tokenizer.h"
+
+namespace longgen::infer {
+
+struct EngineOptions {
+  int64_t chunk = 1024;         // prompt tokens a pass
+  int64_t max_batch = 8;        // sequences that run at once
+  int64_t max_tokens = 0;       // positions a sequence may reach; 0: the config's maximum
+  int64_t score_rows = 256;     // rows whose logits exist at once while scoring
+};
+
+enum class FinishReason : uint8_t { kEndOfText, kStopString, kLength };
+std::string_view finish_reason_name(FinishReason reason);
+
+struct Request {
+  std::vector<int32_t> prompt;       // at least one id
+  int64_t max_new_tokens = 128;
+  SamplingParams sampling;
+  std::vector<std::string> stop;
+  bool ignore_end_of_text = false;   // generate max_new_tokens whatever comes
+};
+
+struct Completion {
+  std::vector<int32_t> ids;          // generated, without the prompt
+  std::string text;                  // without special tokens and the stop string
+  FinishReason reason = FinishReason::kLength;
+};
+
+struct EngineStats {
+  int64_t prefill_tokens = 0, decode_tokens = 0;   // decode: tokens produced by steps after the first
+  double prefill_seconds = 0, decode_seconds = 0;
+  int64_t kv_bytes_in_use = 0, kv_bytes_peak = 0, kv_bytes_all_full = 0;  // at the last step; the most
+};
+
+struct EngineCallbacks {
+  // Text of a request as it comes: whole UTF-8 characters.
+  std::function<void(size_t request, std::string_view text)> on_text;
+  // Prompt tokens done, of all.
+  std::function<void(int64_t done, int64_t total)> on_prefill;
+  // Polled between passes: true stops generation and returns what there is.
+  std::function<bool()> cancelled;
+};
+
+// Bytes an engine will use: weights are not included.
+struct EnginePlan {
+  int64_t workspace = 0;             // activations, logits, tables
+  int64_t kv_peak = 0;               // live pages and one chunk, max_batch sequences at max_tokens
+};
+
+class Engine {
+ public:
+  // `weights` must hold config's parameters in a dtype that the backend supports; keys and values
+  // are kept in it too.
+  Engine(const model::ModelConfig& config, const model::ParameterSet& weights, Backend& backend,
+         const EngineOptions& options);
+  ~Engine();
+
+  static EnginePlan plan(const model::ModelConfig& config, DType dtype, Backend& backend,
+                         const EngineOptions& options);
+
+  // One completion a request, in order. More requests than max_batch wait their turn.
+  std::vector<Completion> generate(std::span<const Request> requests,
+                                   const tokenizer::Tokenizer& tokenizer,
+                                   const EngineCallbacks& callbacks = {});
+
+  // Natural-log probability of ids[t + 1] given ids[0..t], for t = 0 .. size - 2.
+  std::vector<float> score(std::span<const int32_t> ids, const EngineCallbacks& callbacks = {});
+
+  const EngineStats& stats() const { return stats_; }
+
+ private:
+  struct Running;
+
+  Tensor prefill(int64_t sequence, std::span<const int32_t> prompt,
+                 const std::function<void(int64_t)>& on_done);
+  void accept(Running& running, int32_t id, const tokenizer::Tokenizer& tokenizer,
+              const EngineCallbacks& callbacks);
+  void note_cache();
+
+  model::ModelConfig config_;
+  Backend& backend_;
+  EngineOptions options_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<model::IncrementalPass> pass_;
+  EngineStats stats_;
+};
+
+}  // namespace longgen::infer
