@@ -17,11 +17,11 @@ enum class RopeKind : uint8_t { kDefault, kLinear, kLlama3, kYarn };
 struct RopeConfig {
   double theta = 10000;
   RopeKind kind = RopeKind::kDefault;
-  double factor = 1;                            // linear, llama3, yarn
+  double factor = 1;                                 // linear, llama3, yarn
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
-  int64_t original_max_position_embeddings = 0; // llama3, yarn
-  double beta_fast = 32, beta_slow = 1;         // yarn
-  std::optional<double> attention_factor;       // yarn; default 0.1 ln(factor) + 1
+  int64_t original_max_position_embeddings = 0;      // llama3, yarn
+  double beta_fast = 32, beta_slow = 1;              // yarn
+  std::optional<double> attention_factor;            // yarn; default 0.1 ln(factor) + 1
 
   bool operator==(const RopeConfig&) const = default;
 };
@@ -43,7 +43,7 @@ struct ModelConfig {
   bool parallel_residual = false;  // x + attention(norm1(x)) + mlp(norm2(x))
   bool qk_norm = false;            // RMS norm over each head's channels, before the rotation
   PositionKind position = PositionKind::kRope;
-  int64_t rotary_dim = 0;          // channels that rotate, <= head_dim
+  int64_t rotary_dim = 0;  // channels that rotate, <= head_dim
   RopeConfig rope;
   int64_t learned_position_offset = 0;  // 2 for OPT
   bool tie_word_embeddings = false;

@@ -18,22 +18,22 @@ namespace longgen::model {
 
 // One packed training sequence.
 struct PackedSequence {
-  std::span<const int32_t> ids;      // [T]
-  std::span<const int32_t> labels;   // [T], the target of each row, already shifted; -1: none
+  std::span<const int32_t> ids;     // [T]
+  std::span<const int32_t> labels;  // [T], the target of each row, already shifted; -1: none
   // Documents that do not see each other (isolated), each starting at a multiple of the block size;
   // rows of no document are padding. Empty: the whole sequence is one document (concat).
   std::span<const DocumentRange> documents;
 };
 
 struct LossSum {
-  double loss = 0;         // sum over valid labels, natural log
-  int64_t count = 0;       // valid labels
+  double loss = 0;    // sum over valid labels, natural log
+  int64_t count = 0;  // valid labels
 };
 
 struct TrainOptions {
-  bool recompute = true;       // keep layer inputs only and run each layer again in backward
-  int64_t mlp_chunk = 2048;    // tokens a chunk of the MLP
-  int64_t loss_chunk = 512;    // tokens a chunk of head and loss: logits never exist whole
+  bool recompute = true;     // keep layer inputs only and run each layer again in backward
+  int64_t mlp_chunk = 2048;  // tokens a chunk of the MLP
+  int64_t loss_chunk = 512;  // tokens a chunk of head and loss: logits never exist whole
 };
 
 // Forward and backward over one packed sequence of up to max_tokens. Owns its activations.
@@ -67,9 +67,9 @@ class KvStore {
  public:
   virtual ~KvStore() = default;
 
-  struct Part {                 // KV heads [head_begin, head_begin + head_count) of one layer
+  struct Part {  // KV heads [head_begin, head_begin + head_count) of one layer
     int64_t head_begin = 0, head_count = 0;
-    KvView kv;                  // length covers the rows being run
+    KvView kv;  // length covers the rows being run
   };
   // Parts that together cover all KV heads of `layer` for sequence `sequence`. Pages for positions
   // up to the end of the running chunk exist.
@@ -79,7 +79,7 @@ class KvStore {
 
 // Consecutive rows of one sequence.
 struct SequenceChunk {
-  int64_t sequence = 0;              // the KvStore's handle
+  int64_t sequence = 0;  // the KvStore's handle
   int64_t first_position = 0;
   std::span<const int32_t> ids;
 };
@@ -107,12 +107,14 @@ class IncrementalPass {
   std::unique_ptr<Impl> impl_;
 };
 
-// FLOPs of one sequence of `tokens` (concat): forward, by exact unmasked pairs, and with dense causal
-// attention in every layer. Backward counts twice the products and 2.5 times the attention.
+// FLOPs of one packed sequence of `tokens` rows: forward, by exact unmasked pairs within the
+// documents (empty: one), and with dense causal attention within them in every layer. Backward
+// counts twice the products and 2.5 times the attention.
 struct FlopCount {
   double forward = 0, forward_dense = 0;
-  double train = 0, train_dense = 0;   // forward + backward, without recomputation
+  double train = 0, train_dense = 0;  // forward + backward, without recomputation
 };
-FlopCount count_flops(const ModelConfig& config, int64_t tokens);
+FlopCount count_flops(const ModelConfig& config, int64_t tokens,
+                      std::span<const DocumentRange> documents = {});
 
 }  // namespace longgen::model

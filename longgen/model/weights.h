@@ -16,14 +16,14 @@ namespace longgen::model {
 
 // Names are Hugging Face's for Llama, whatever the family: model.embed_tokens.weight,
 // model.embed_positions.weight, model.layers.N.{input_layernorm, post_attention_layernorm},
-// .self_attn.{q,k,v,o}_proj, .self_attn.{q,k}_norm, .mlp.{gate,up,down}_proj (gate only when gated),
-// model.norm, lm_head (absent when tied); each .weight, and .bias where the config has one.
+// .self_attn.{q,k,v,o}_proj, .self_attn.{q,k}_norm, .mlp.{gate,up,down}_proj (gate only when
+// gated), model.norm, lm_head (absent when tied); each .weight, and .bias where the config has one.
 struct ParamSpec {
   std::string name;
-  std::vector<int64_t> shape;   // matrices [out, in]
-  bool decay = false;           // weight decay: matrices only
+  std::vector<int64_t> shape;  // matrices [out, in]
+  bool decay = false;          // weight decay: matrices only
   bool trainable = true;
-  int shard_axis = -1;          // the axis that tensor parallelism cuts; -1: replicated
+  int shard_axis = -1;  // the axis that tensor parallelism cuts; -1: replicated
   int64_t numel() const;
 };
 

@@ -1,0 +1,142 @@
+#include "longgen/model/attention_layer.h"
+
+#include "longgen/model/buffers.h"
+
+namespace longgen::model {
+
+AttentionActivations AttentionActivations::allocate(Arena& arena, const ModelConfig& c, DType dtype,
+                                                    int64_t rows, bool for_backward) {
+  AttentionActivations a;
+  a.q = arena.allocate("attention q", dtype, {rows, c.num_heads, c.head_dim});
+  a.k = arena.allocate("attention k", dtype, {rows, c.num_kv_heads, c.head_dim});
+  a.v = arena.allocate("attention v", dtype, {rows, c.num_kv_heads, c.head_dim});
+  a.out = arena.allocate("attention out", dtype, {rows, c.num_heads, c.head_dim});
+  if (c.qk_norm) {
+    a.q_raw = arena.allocate("attention q before norm", dtype, {rows, c.num_heads, c.head_dim});
+    a.k_raw = arena.allocate("attention k before norm", dtype, {rows, c.num_kv_heads, c.head_dim});
+  }
+  if (!for_backward) return a;
+  const DType acc = accumulation_dtype(dtype);
+  a.norm_stats = arena.allocate("attention norm stats", acc, {rows, 2});
+  a.lse = arena.allocate("attention lse", acc, {c.num_heads, rows});
+  if (c.qk_norm) {
+    a.q_stats = arena.allocate("attention q norm stats", acc, {rows * c.num_heads, 2});
+    a.k_stats = arena.allocate("attention k norm stats", acc, {rows * c.num_kv_heads, 2});
+  }
+  return a;
+}
+
+AttentionActivations AttentionActivations::first_rows(int64_t n) const {
+  AttentionActivations a;
+  a.norm_stats = first(norm_stats, n);
+  a.q_raw = first(q_raw, n);
+  a.k_raw = first(k_raw, n);
+  a.q_stats = first(q_stats, n * q.dim(1));
+  a.k_stats = first(k_stats, n * k.dim(1));
+  a.q = first(q, n);
+  a.k = first(k, n);
+  a.v = first(v, n);
+  a.out = first(out, n);
+  a.lse = front(lse, {q.dim(1), n});
+  return a;
+}
+
+AttentionGradients AttentionGradients::allocate(Arena& arena, const ModelConfig& c, DType dtype,
+                                                int64_t rows, const Backend& backend) {
+  const AttentionShape shape{.rows = rows,
+                             .q_heads = c.num_heads,
+                             .kv_heads = c.num_kv_heads,
+                             .head_dim = c.head_dim,
+                             .dtype = dtype};
+  AttentionGradients g;
+  g.dq = arena.allocate("attention dq", dtype, {rows, c.num_heads, c.head_dim});
+  g.dk = arena.allocate("attention dk", dtype, {rows, c.num_kv_heads, c.head_dim});
+  g.dv = arena.allocate("attention dv", dtype, {rows, c.num_kv_heads, c.head_dim});
+  g.workspace = arena.allocate("attention backward workspace", DType::kU8,
+                               {backend.attention_backward_workspace_bytes(shape)});
+  return g;
+}
+
+AttentionGradients AttentionGradients::first_rows(int64_t n) const {
+  return {first(dq, n), first(dk, n), first(dv, n), first(dout, n), workspace};
+}
+
+AttentionLayer::AttentionLayer(const ModelConfig& config, const ParameterSet& weights,
+                               int64_t layer)
+    : layer_(layer),
+      pattern_(&config.patterns[static_cast<size_t>(layer)]),
+      scale_(config.attention_scale()) {
+  const std::string prefix = fmt::format("model.layers.{}.", layer);
+  const std::string attention = prefix + "self_attn.";
+  norm_ = Norm(weights, prefix + "input_layernorm", config.norm, config.norm_eps);
+  q_ = Linear(weights, attention + "q_proj");
+  k_ = Linear(weights, attention + "k_proj");
+  v_ = Linear(weights, attention + "v_proj");
+  o_ = Linear(weights, attention + "o_proj");
+  if (!config.qk_norm) return;
+  q_norm_ = Norm(weights, attention + "q_norm", NormKind::kRms, config.norm_eps);
+  k_norm_ = Norm(weights, attention + "k_norm", NormKind::kRms, config.norm_eps);
+}
+
+void AttentionLayer::forward(const StepContext& step, const AttentionActivations& a,
+                             const Tensor& normed, const Tensor& mid, const Tensor& x,
+                             AttentionCall& call) const {
+  Backend& b = step.backend;
+  norm_.forward(b, normed, a.norm_stats, x);
+  q_.forward(b, merge_heads(q_norm_.defined() ? a.q_raw : a.q), normed);
+  k_.forward(b, merge_heads(k_norm_.defined() ? a.k_raw : a.k), normed);
+  v_.forward(b, merge_heads(a.v), normed);
+  if (q_norm_.defined()) {
+    q_norm_.forward(b, a.q, a.q_stats, a.q_raw);
+    k_norm_.forward(b, a.k, a.k_stats, a.k_raw);
+  }
+  if (step.rope_table.defined()) {
+    b.rope(a.q, step.rope_table, step.positions, /*inverse=*/false);
+    b.rope(a.k, step.rope_table, step.positions, /*inverse=*/false);
+  }
+  call.run(layer_, a);
+  b.copy(mid, x);
+  o_.forward(b, mid, merge_heads(a.out), /*accumulate=*/true);
+}
+
+void AttentionLayer::backward(const StepContext& step, const ParameterSet& gradients,
+                              const AttentionActivations& a, const AttentionGradients& g,
+                              const Tensor& normed, const Tensor& dnormed, const Tensor& dmid,
+                              const Tensor& x, std::span<const DocumentRange> documents) const {
+  Backend& b = step.backend;
+  o_.backward(b, gradients, merge_heads(g.dout), dmid, merge_heads(a.out));
+  b.attention_backward({.dq = g.dq,
+                        .dk = g.dk,
+                        .dv = g.dv,
+                        .dout = g.dout,
+                        .out = a.out,
+                        .q = a.q,
+                        .k = a.k,
+                        .v = a.v,
+                        .lse = a.lse,
+                        .documents = documents,
+                        .pattern = pattern_,
+                        .scale = scale_,
+                        .workspace = {static_cast<std::byte*>(g.workspace.raw()),
+                                      static_cast<size_t>(g.workspace.numel())}});
+  if (step.rope_table.defined()) {
+    b.rope(g.dq, step.rope_table, step.positions, /*inverse=*/true);
+    b.rope(g.dk, step.rope_table, step.positions, /*inverse=*/true);
+  }
+  if (q_norm_.defined()) {
+    q_norm_.backward(b, gradients, g.dq, false, g.dq, a.q_raw, a.q_stats);
+    k_norm_.backward(b, gradients, g.dk, false, g.dk, a.k_raw, a.k_stats);
+  }
+  norm_.forward(b, normed, Tensor(), x);  // cheaper to compute again than to keep
+  q_.backward(b, gradients, dnormed, merge_heads(g.dq), normed);
+  k_.backward(b, gradients, dnormed, merge_heads(g.dk), normed, /*accumulate_dx=*/true);
+  v_.backward(b, gradients, dnormed, merge_heads(g.dv), normed, /*accumulate_dx=*/true);
+}
+
+void AttentionLayer::backward_norm(const StepContext& step, const ParameterSet& gradients,
+                                   const AttentionActivations& a, const Tensor& dx,
+                                   const Tensor& dnormed, const Tensor& x) const {
+  norm_.backward(step.backend, gradients, dx, /*accumulate_dx=*/true, dnormed, x, a.norm_stats);
+}
+
+}  // namespace longgen::model

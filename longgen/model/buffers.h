@@ -1,0 +1,59 @@
+// Small helpers over tensors and arenas.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "longgen/backend/backend.h"
+#include "longgen/tensor/arena.h"
+
+namespace longgen::model {
+
+// The first n entries of the first axis; undefined stays undefined.
+inline Tensor first(const Tensor& x, int64_t n) { return x.defined() ? x.slice(0, 0, n) : x; }
+
+inline Tensor rows(const Tensor& x, int64_t begin, int64_t count) {
+  return x.defined() ? x.slice(0, begin, count) : x;
+}
+
+// The front of x's memory under another shape of at most as many elements.
+inline Tensor front(const Tensor& x, std::initializer_list<int64_t> shape) {
+  if (!x.defined()) return x;
+  const Tensor view(x.raw(), x.dtype(), shape, x.device());
+  require(view.numel() <= x.numel(), "{} does not fit in {}", view.shape_string(),
+          x.shape_string());
+  return view;
+}
+
+// [T, heads, head_dim] as [T, heads * head_dim].
+inline Tensor merge_heads(const Tensor& x) { return x.reshape({x.dim(0), x.dim(1) * x.dim(2)}); }
+
+// Numbers of the host into x [n]. An x that is only measured is left alone.
+template <typename T>
+void upload(Backend& backend, const Tensor& x, std::span<const T> values) {
+  if (x.raw() == nullptr) return;
+  if (x.device() == Device::kHost) {
+    require(x.numel() == static_cast<int64_t>(values.size()) && x.dtype() == DTypeOf<T>::value,
+            "{} values for {}", values.size(), x.shape_string());
+    std::memcpy(x.raw(), values.data(), values.size_bytes());
+    return;
+  }
+  backend.copy(x, Tensor::of(values));
+}
+
+// An arena of exactly what `plan` allocates: measured first, then planned again over `memory`.
+inline std::unique_ptr<Arena> planned_arena(const std::string& name, MemoryResource& memory,
+                                            const std::function<void(Arena&)>& plan) {
+  NoMemory nothing;
+  Arena measure(name, nothing, INT64_MAX);
+  plan(measure);
+  auto arena = std::make_unique<Arena>(name, memory, measure.high_water_bytes());
+  plan(*arena);
+  return arena;
+}
+
+}  // namespace longgen::model

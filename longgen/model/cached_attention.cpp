@@ -1,0 +1,79 @@
+#include "longgen/model/cached_attention.h"
+
+#include "longgen/model/buffers.h"
+
+namespace longgen::model {
+namespace {
+
+Tensor heads(const Tensor& x, int64_t begin, int64_t count) { return x.slice(1, begin, count); }
+
+}  // namespace
+
+void CachedAttention::allocate(Arena& arena, DType dtype, int64_t max_rows) {
+  const int64_t bytes =
+      backend_.attention_forward_workspace_bytes({.rows = max_rows,
+                                                  .q_heads = config_.num_heads,
+                                                  .kv_heads = config_.num_kv_heads,
+                                                  .head_dim = config_.head_dim,
+                                                  .dtype = dtype});
+  workspace_ = arena.allocate("attention forward workspace", DType::kU8, {bytes});
+}
+
+// All sequences of a layer are cut into the same head ranges, since those follow from its pattern.
+void CachedAttention::collect_parts(int64_t layer) {
+  parts_.clear();
+  for (const SequenceChunk& chunk : chunks_) {
+    const auto parts = store_->parts(layer, chunk.sequence);
+    if (parts_.empty()) parts_per_chunk_ = parts.size();
+    require(!parts.empty() && parts.size() == parts_per_chunk_,
+            "layer {}: the cache cuts sequence {} into {} parts, others into {}", layer,
+            chunk.sequence, parts.size(), parts_per_chunk_);
+    int64_t head = 0;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      require(parts[i].head_begin == head && parts[i].head_count > 0 &&
+                  (parts_.size() < parts_per_chunk_ || parts[i].head_count == parts_[i].head_count),
+              "layer {}: the cache's parts of sequence {} do not cover the KV heads in order",
+              layer, chunk.sequence);
+      head += parts[i].head_count;
+      parts_.push_back(parts[i]);
+    }
+    require(head == config_.num_kv_heads, "layer {}: the cache holds {} of {} KV heads", layer,
+            head, config_.num_kv_heads);
+  }
+}
+
+void CachedAttention::run(int64_t layer, const AttentionActivations& a) {
+  const AttentionPattern& pattern = config_.patterns[static_cast<size_t>(layer)];
+  const int64_t group = config_.group_size();
+  collect_parts(layer);
+  for (size_t part = 0; part < parts_per_chunk_; ++part) {
+    const int64_t head_begin = parts_[part].head_begin, head_count = parts_[part].head_count;
+    sequences_.clear();
+    int64_t row = 0;
+    for (size_t i = 0; i < chunks_.size(); ++i) {
+      const auto count = static_cast<int64_t>(chunks_[i].ids.size());
+      const KvView& kv = parts_[i * parts_per_chunk_ + part].kv;
+      backend_.kv_write(kv, store_->dtype(), pattern.block_size, chunks_[i].first_position,
+                        heads(rows(a.k, row, count), head_begin, head_count),
+                        heads(rows(a.v, row, count), head_begin, head_count));
+      sequences_.push_back({.row_begin = row,
+                            .row_count = count,
+                            .first_position = chunks_[i].first_position,
+                            .kv = kv});
+      row += count;
+    }
+    backend_.attention_forward({.out = heads(a.out, head_begin * group, head_count * group),
+                                .lse = Tensor(),
+                                .q = heads(a.q, head_begin * group, head_count * group),
+                                .sequences = sequences_,
+                                .kv_dtype = store_->dtype(),
+                                .kv_heads = head_count,
+                                .kv_head_begin = head_begin,
+                                .pattern = &pattern,
+                                .scale = config_.attention_scale(),
+                                .workspace = {static_cast<std::byte*>(workspace_.raw()),
+                                              static_cast<size_t>(workspace_.numel())}});
+  }
+}
+
+}  // namespace longgen::model

@@ -1,0 +1,30 @@
+// y = x w^T + bias. Quantised weights, adapters and tensor parallelism enter here.
+#pragma once
+
+#include <string>
+
+#include "longgen/backend/backend.h"
+#include "longgen/model/parameter.h"
+
+namespace longgen::model {
+
+class Linear {
+ public:
+  Linear() = default;
+  // Parameters `name`.weight and, where the model has it, `name`.bias.
+  Linear(const ParameterSet& weights, const std::string& name);
+
+  bool defined() const { return weight_.value.defined(); }
+
+  // y [T, n] from x [T, k]; accumulate adds to y (a residual stream).
+  void forward(Backend& backend, const Tensor& y, const Tensor& x, bool accumulate = false) const;
+  // dx [T, k] from dy [T, n]; gradients of the weight and bias are added to, unless frozen.
+  void backward(Backend& backend, const ParameterSet& gradients, const Tensor& dx, const Tensor& dy,
+                const Tensor& x, bool accumulate_dx = false) const;
+
+ private:
+  Parameter weight_, bias_;
+  WeightView view_;
+};
+
+}  // namespace longgen::model

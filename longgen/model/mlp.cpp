@@ -1,0 +1,88 @@
+#include "longgen/model/mlp.h"
+
+#include <algorithm>
+
+#include "longgen/model/buffers.h"
+
+namespace longgen::model {
+namespace {
+
+// Rows [begin, begin + count) of what is kept, or the front of the chunk's buffer.
+Tensor kept_or(const Tensor& kept, const Tensor& buffer, int64_t begin, int64_t count) {
+  return kept.defined() ? rows(kept, begin, count) : first(buffer, count);
+}
+
+}  // namespace
+
+MlpBuffers MlpBuffers::allocate(Arena& arena, const ModelConfig& c, DType dtype, int64_t chunk,
+                                bool for_backward) {
+  MlpBuffers m;
+  m.normed = arena.allocate("mlp chunk normed", dtype, {chunk, c.hidden_size});
+  m.gate = arena.allocate("mlp chunk gate", dtype, {chunk, c.intermediate_size});
+  if (c.gated_mlp) m.up = arena.allocate("mlp chunk up", dtype, {chunk, c.intermediate_size});
+  m.hidden = arena.allocate("mlp chunk hidden", dtype, {chunk, c.intermediate_size});
+  if (!for_backward) return m;
+  m.dhidden = arena.allocate("mlp chunk dhidden", dtype, {chunk, c.intermediate_size});
+  m.dnormed = arena.allocate("mlp chunk dnormed", dtype, {chunk, c.hidden_size});
+  m.norm_stats = arena.allocate("mlp chunk norm stats", accumulation_dtype(dtype), {chunk, 2});
+  return m;
+}
+
+Mlp::Mlp(const ModelConfig& config, const ParameterSet& weights, int64_t layer)
+    : activation_(config.activation) {
+  const std::string prefix = fmt::format("model.layers.{}.", layer), mlp = prefix + "mlp.";
+  norm_ = Norm(weights, prefix + "post_attention_layernorm", config.norm, config.norm_eps);
+  gate_ = Linear(weights, mlp + (config.gated_mlp ? "gate_proj" : "up_proj"));
+  if (config.gated_mlp) up_ = Linear(weights, mlp + "up_proj");
+  down_ = Linear(weights, mlp + "down_proj");
+}
+
+void Mlp::project(Backend& backend, const Tensor& normed, const Tensor& gate,
+                  const Tensor& up) const {
+  gate_.forward(backend, gate, normed);
+  if (up_.defined()) up_.forward(backend, up, normed);
+}
+
+void Mlp::forward(Backend& backend, const MlpBuffers& buffers, const MlpSaved& saved,
+                  const Tensor& out, const Tensor& mid, const Tensor& in) const {
+  const int64_t chunk = buffers.normed.dim(0);
+  for (int64_t begin = 0; begin < in.dim(0); begin += chunk) {
+    const int64_t count = std::min(chunk, in.dim(0) - begin);
+    const Tensor normed = first(buffers.normed, count), hidden = first(buffers.hidden, count);
+    const Tensor gate = kept_or(saved.gate, buffers.gate, begin, count);
+    const Tensor up = kept_or(saved.up, buffers.up, begin, count);
+    norm_.forward(backend, normed, Tensor(), rows(in, begin, count));
+    project(backend, normed, gate, up);
+    backend.activation_forward(activation_, hidden, gate, up);
+    const Tensor to = rows(out, begin, count), from = rows(mid, begin, count);
+    if (to.raw() != from.raw()) backend.copy(to, from);
+    down_.forward(backend, to, hidden, /*accumulate=*/true);
+  }
+}
+
+void Mlp::backward(Backend& backend, const ParameterSet& gradients, const MlpBuffers& buffers,
+                   const MlpSaved& saved, const Tensor& d, const Tensor& in) const {
+  const int64_t chunk = buffers.normed.dim(0);
+  for (int64_t begin = 0; begin < in.dim(0); begin += chunk) {
+    const int64_t count = std::min(chunk, in.dim(0) - begin);
+    const Tensor normed = first(buffers.normed, count), dnormed = first(buffers.dnormed, count);
+    const Tensor hidden = first(buffers.hidden, count), dhidden = first(buffers.dhidden, count);
+    const Tensor stats = first(buffers.norm_stats, count);
+    const Tensor gate = kept_or(saved.gate, buffers.gate, begin, count);
+    const Tensor up = kept_or(saved.up, buffers.up, begin, count);
+    const Tensor x = rows(in, begin, count), dy = rows(d, begin, count);
+
+    norm_.forward(backend, normed, stats, x);
+    if (!saved.gate.defined()) project(backend, normed, gate, up);
+    backend.activation_forward(activation_, hidden, gate, up);
+    down_.backward(backend, gradients, dhidden, dy, hidden);
+    backend.activation_backward(activation_, /*dgate=*/gate, /*dup=*/up, dhidden, gate, up);
+    gate_.backward(backend, gradients, dnormed, gate, normed);
+    if (up_.defined()) {
+      up_.backward(backend, gradients, dnormed, up, normed, /*accumulate_dx=*/true);
+    }
+    norm_.backward(backend, gradients, dy, /*accumulate_dx=*/true, dnormed, x, stats);
+  }
+}
+
+}  // namespace longgen::model
