@@ -1,0 +1,143 @@
+#include "longgen/formats/hf_rope.h"
+
+#include <cmath>
+
+#include "longgen/base/error.h"
+#include "longgen/formats/family.h"
+
+namespace longgen::formats {
+namespace {
+
+using model::RopeConfig;
+using model::RopeKind;
+
+constexpr double kDefaultTheta = 10000, kMinTheta = 2, kMaxTheta = 1e15;
+constexpr double kMaxFactor = 1e6;
+
+RopeKind read_kind(const JsonObject& object) {
+  const std::string key = object.has("rope_type") ? "rope_type" : "type";
+  const std::string name = object.string_or(key, "default");
+  if (name == "default") return RopeKind::kDefault;
+  if (name == "linear") return RopeKind::kLinear;
+  if (name == "llama3") return RopeKind::kLlama3;
+  if (name == "yarn") return RopeKind::kYarn;
+  object.fail_at(key, fmt::format("\"{}\" is not supported; default, linear, llama3 and yarn are",
+                                  name));
+}
+
+void read_llama3(const JsonObject& object, RopeConfig& rope) {
+  rope.low_freq_factor = object.number("low_freq_factor", 1e-6, kMaxFactor);
+  rope.high_freq_factor = object.number("high_freq_factor", 1e-6, kMaxFactor);
+  if (rope.high_freq_factor <= rope.low_freq_factor) {
+    object.fail_at("high_freq_factor", "must be greater than low_freq_factor");
+  }
+  rope.original_max_position_embeddings =
+      object.integer("original_max_position_embeddings", 1, kMaxDimension);
+}
+
+// 0.1 mscale ln(factor) + 1, as YaRN's DeepSeek variant scales it.
+double yarn_mscale(double factor, double mscale) {
+  return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
+}
+
+void read_yarn(const JsonObject& object, int64_t max_position_embeddings, RopeConfig& rope) {
+  rope.original_max_position_embeddings = object.integer_or(
+      "original_max_position_embeddings", max_position_embeddings, 1, kMaxDimension);
+  rope.beta_fast = object.number_or("beta_fast", 32, 1e-3, kMaxFactor);
+  rope.beta_slow = object.number_or("beta_slow", 1, 1e-3, kMaxFactor);
+  if (object.has("attention_factor")) {
+    rope.attention_factor = object.number("attention_factor", 1e-3, 1e3);
+  } else if (object.has("mscale") && object.has("mscale_all_dim")) {
+    const double mscale = object.number("mscale", 0, 1e3);
+    const double all = object.number("mscale_all_dim", 0, 1e3);
+    if (mscale != 0 && all != 0) {
+      rope.attention_factor = yarn_mscale(rope.factor, mscale) / yarn_mscale(rope.factor, all);
+    }
+  }
+  if (!object.boolean_or("truncate", true)) {
+    object.fail_at("truncate", "false is not supported");
+  }
+}
+
+RopeConfig read_scaling(const JsonObject& object, double theta, int64_t max_position_embeddings) {
+  if (object.has("full_attention") || object.has("sliding_attention")) {
+    fail("{}: rotary settings that differ by layer type are not supported", object.where());
+  }
+  RopeConfig rope;
+  rope.theta = object.number_or("rope_theta", theta, kMinTheta, kMaxTheta);
+  rope.kind = read_kind(object);
+  if (object.number_or("partial_rotary_factor", 1, 0, 1) != 1) {
+    object.fail_at("partial_rotary_factor", "other than 1 is not supported for this family");
+  }
+  if (rope.kind == RopeKind::kDefault) return rope;
+  rope.factor = object.number("factor", 1, kMaxFactor);
+  if (rope.kind == RopeKind::kLlama3) read_llama3(object, rope);
+  if (rope.kind == RopeKind::kYarn) read_yarn(object, max_position_embeddings, rope);
+  return rope;
+}
+
+const char* kind_name(RopeKind kind) {
+  switch (kind) {
+    case RopeKind::kLinear: return "linear";
+    case RopeKind::kLlama3: return "llama3";
+    case RopeKind::kYarn: return "yarn";
+    case RopeKind::kDefault: break;
+  }
+  return "default";
+}
+
+}  // namespace
+
+RopeConfig read_hf_rope(const JsonObject& config, int64_t max_position_embeddings) {
+  const double theta = config.number_or("rope_theta", kDefaultTheta, kMinTheta, kMaxTheta);
+  const auto read = [&](const char* key) {
+    return read_scaling(config.object(key), theta, max_position_embeddings);
+  };
+  if (!config.has("rope_parameters")) {
+    if (config.has("rope_scaling")) return read("rope_scaling");
+    RopeConfig rope;
+    rope.theta = theta;
+    return rope;
+  }
+  const RopeConfig rope = read("rope_parameters");
+  if (config.has("rope_theta") && theta != rope.theta) {
+    config.fail_at("rope_theta", fmt::format("is {}, but rope_parameters has {}; make them equal",
+                                             theta, rope.theta));
+  }
+  if (config.has("rope_scaling")) {
+    RopeConfig old = read("rope_scaling");
+    if (!config.has("rope_theta") && !config.object("rope_scaling").has("rope_theta")) {
+      old.theta = rope.theta;
+    }
+    if (!(old == rope)) {
+      config.fail_at("rope_scaling", "and rope_parameters disagree; remove one");
+    }
+  }
+  return rope;
+}
+
+void write_hf_rope(const RopeConfig& rope, OrderedJson& out) {
+  OrderedJson scaling;
+  scaling["rope_type"] = kind_name(rope.kind);
+  if (rope.kind != RopeKind::kDefault) scaling["factor"] = rope.factor;
+  if (rope.kind == RopeKind::kLlama3) {
+    scaling["low_freq_factor"] = rope.low_freq_factor;
+    scaling["high_freq_factor"] = rope.high_freq_factor;
+  }
+  if (rope.kind == RopeKind::kYarn) {
+    scaling["beta_fast"] = rope.beta_fast;
+    scaling["beta_slow"] = rope.beta_slow;
+    if (rope.attention_factor) scaling["attention_factor"] = *rope.attention_factor;
+  }
+  if (rope.kind == RopeKind::kLlama3 || rope.kind == RopeKind::kYarn) {
+    scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings;
+  }
+  out["rope_theta"] = rope.theta;
+  if (rope.kind != RopeKind::kDefault) out["rope_scaling"] = scaling;
+  OrderedJson parameters;
+  parameters["rope_theta"] = rope.theta;
+  parameters.update(scaling);
+  out["rope_parameters"] = parameters;
+}
+
+}  // namespace longgen::formats

@@ -1,0 +1,43 @@
+// Stored tensors under canonical names, whatever file they lie in.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "longgen/formats/family.h"
+#include "longgen/formats/gguf.h"
+#include "longgen/formats/safetensors.h"
+#include "longgen/model/weights.h"
+
+namespace longgen::formats {
+
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  // Canonical names; tensors that the family does not know keep the file's name.
+  virtual std::vector<std::string> names() const = 0;
+  // The following take one of names().
+  virtual std::vector<int64_t> shape(std::string_view name) const = 0;
+  virtual std::string describe(std::string_view name) const = 0;  // "file: tensor name [..] BF16"
+  virtual bool is_bf16(std::string_view name) const = 0;
+  virtual bool same_contents(std::string_view a, std::string_view b) const = 0;
+  // `destination` has the tensor's shape; any floating dtype.
+  virtual void read(std::string_view name, const Tensor& destination) const = 0;
+  virtual void drop_resident() const = 0;
+};
+
+std::unique_ptr<WeightSource> make_safetensors_source(const Family& family,
+                                                      const std::filesystem::path& directory);
+// Refers to `file` and `config`.
+std::unique_ptr<WeightSource> make_gguf_source(const Family& family, const GgufFile& file,
+                                               const model::ModelConfig& config);
+
+// Checks names and shapes, then fills the set. `where` names the model in errors.
+void read_all_weights(const WeightSource& source, const model::ModelConfig& config,
+                      const model::ParameterSet& weights, const std::string& where);
+
+}  // namespace longgen::formats
