@@ -339,7 +339,7 @@ def run(model, ids, labels, documents):
     valid = labels >= 0
     loss = F.cross_entropy(logits[valid], labels[valid])
     loss.backward()
-    return logits.detach(), loss.detach(), {n: p.grad.double() for n, p in model.named_parameters()}
+    return logits.detach(), loss.detach(), {n: p.grad.double().clone() for n, p in model.named_parameters()}
 
 
 def relative(a, b):
