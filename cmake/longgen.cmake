@@ -1,5 +1,7 @@
 # Compiler settings shared by all targets, and one function a room.
 
+include(${CMAKE_CURRENT_LIST_DIR}/embed.cmake)
+
 add_library(longgen_options INTERFACE)
 target_compile_options(longgen_options INTERFACE -Wall -Wextra -Wno-missing-field-initializers)
 target_include_directories(longgen_options INTERFACE ${PROJECT_SOURCE_DIR})

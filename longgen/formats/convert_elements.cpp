@@ -46,11 +46,16 @@ void convert(const std::byte* source, void* to_data, int64_t count) {
 template <typename From>
 void convert_from(const std::byte* source, DType to, void* to_data, int64_t count) {
   switch (to) {
-    case DType::kF64: return convert<From, double>(source, to_data, count);
-    case DType::kF32: return convert<From, float>(source, to_data, count);
-    case DType::kF16: return convert<From, f16>(source, to_data, count);
-    case DType::kBF16: return convert<From, bf16>(source, to_data, count);
-    default: break;
+    case DType::kF64:
+      return convert<From, double>(source, to_data, count);
+    case DType::kF32:
+      return convert<From, float>(source, to_data, count);
+    case DType::kF16:
+      return convert<From, f16>(source, to_data, count);
+    case DType::kBF16:
+      return convert<From, bf16>(source, to_data, count);
+    default:
+      break;
   }
   fail("cannot convert {} to {}", dtype_name(DTypeOf<From>::value), dtype_name(to));
 }
@@ -80,11 +85,16 @@ void convert_elements(DType from, const std::byte* source, DType to, void* to_da
     return;
   }
   switch (from) {
-    case DType::kF64: return convert_from<double>(source, to, to_data, count);
-    case DType::kF32: return convert_from<float>(source, to, to_data, count);
-    case DType::kF16: return convert_from<f16>(source, to, to_data, count);
-    case DType::kBF16: return convert_from<bf16>(source, to, to_data, count);
-    default: break;
+    case DType::kF64:
+      return convert_from<double>(source, to, to_data, count);
+    case DType::kF32:
+      return convert_from<float>(source, to, to_data, count);
+    case DType::kF16:
+      return convert_from<f16>(source, to, to_data, count);
+    case DType::kBF16:
+      return convert_from<bf16>(source, to, to_data, count);
+    default:
+      break;
   }
   fail("cannot convert {} to {}", dtype_name(from), dtype_name(to));
 }
@@ -96,10 +106,14 @@ bool has_nonfinite(const Tensor& tensor) {
   switch (tensor.dtype()) {
     case DType::kF64:
       return exponent_full<uint64_t>(tensor.raw(), count, 0x7ff0000000000000ull);
-    case DType::kF32: return exponent_full<uint32_t>(tensor.raw(), count, 0x7f800000u);
-    case DType::kF16: return exponent_full<uint16_t>(tensor.raw(), count, 0x7c00u);
-    case DType::kBF16: return exponent_full<uint16_t>(tensor.raw(), count, 0x7f80u);
-    default: return false;
+    case DType::kF32:
+      return exponent_full<uint32_t>(tensor.raw(), count, 0x7f800000u);
+    case DType::kF16:
+      return exponent_full<uint16_t>(tensor.raw(), count, 0x7c00u);
+    case DType::kBF16:
+      return exponent_full<uint16_t>(tensor.raw(), count, 0x7f80u);
+    default:
+      return false;
   }
 }
 

@@ -21,11 +21,11 @@ constexpr std::array<GgmlTypeInfo, 7> kTypes = {{
 
 // ggml's names by number; empty where it has none (any more).
 constexpr std::array<std::string_view, 40> kNames = {
-    "F32",     "F16",  "Q4_0", "Q4_1",    "",       "",        "Q5_0",    "Q5_1",  "Q8_0",
-    "Q8_1",    "Q2_K", "Q3_K", "Q4_K",    "Q5_K",   "Q6_K",    "Q8_K",    "IQ2_XXS", "IQ2_XS",
-    "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS",  "I8",      "I16",   "I32",
-    "I64",     "F64",  "IQ1_M", "BF16",   "",       "",        "",        "TQ1_0", "TQ2_0",
-    "",        "",     "",     "MXFP4"};
+    "F32",     "F16",    "Q4_0",    "Q4_1",  "",       "",      "Q5_0",  "Q5_1",
+    "Q8_0",    "Q8_1",   "Q2_K",    "Q3_K",  "Q4_K",   "Q5_K",  "Q6_K",  "Q8_K",
+    "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS",
+    "I8",      "I16",    "I32",     "I64",   "F64",    "IQ1_M", "BF16",  "",
+    "",        "",       "TQ1_0",   "TQ2_0", "",       "",      "",      "MXFP4"};
 
 float read_f16(const std::byte* source) {
   f16 value;
@@ -106,13 +106,20 @@ void dequantize(GgmlType type, const std::byte* source, float* out, int64_t coun
           "{} elements are no whole number of {} blocks", count,
           ggml_type_name(static_cast<uint32_t>(type)));
   switch (type) {
-    case GgmlType::kF32: return convert_elements(DType::kF32, source, DType::kF32, out, count);
-    case GgmlType::kF16: return convert_elements(DType::kF16, source, DType::kF32, out, count);
-    case GgmlType::kBF16: return convert_elements(DType::kBF16, source, DType::kF32, out, count);
-    case GgmlType::kQ8_0: return for_blocks(block_q8_0, *info, source, out, count);
-    case GgmlType::kQ4_0: return for_blocks(block_q4_0, *info, source, out, count);
-    case GgmlType::kQ4_1: return for_blocks(block_q4_1, *info, source, out, count);
-    case GgmlType::kQ6_K: return for_blocks(block_q6_k, *info, source, out, count);
+    case GgmlType::kF32:
+      return convert_elements(DType::kF32, source, DType::kF32, out, count);
+    case GgmlType::kF16:
+      return convert_elements(DType::kF16, source, DType::kF32, out, count);
+    case GgmlType::kBF16:
+      return convert_elements(DType::kBF16, source, DType::kF32, out, count);
+    case GgmlType::kQ8_0:
+      return for_blocks(block_q8_0, *info, source, out, count);
+    case GgmlType::kQ4_0:
+      return for_blocks(block_q4_0, *info, source, out, count);
+    case GgmlType::kQ4_1:
+      return for_blocks(block_q4_1, *info, source, out, count);
+    case GgmlType::kQ6_K:
+      return for_blocks(block_q6_k, *info, source, out, count);
   }
 }
 

@@ -28,12 +28,13 @@ struct Family {
   void (*write_config)(const model::ModelConfig& config, OrderedJson& out);
   model::ModelConfig (*read_gguf_config)(const GgufFile& file);
 
-  // The canonical name of a tensor in a Hugging Face or GGUF file; "" for a known tensor that carries
-  // no parameter, none for an unknown one.
+  // The canonical name of a tensor in a Hugging Face or GGUF file; "" for a known tensor that
+  // carries no parameter, none for an unknown one.
   std::optional<std::string> (*canonical_name)(std::string_view hf_name);
   std::optional<std::string> (*canonical_gguf_name)(std::string_view gguf_name);
   std::string (*hf_name)(std::string_view canonical_name);
-  // Whether GGUF stores this (canonical) tensor's head rows interleaved; heads receives their number.
+  // Whether GGUF stores this (canonical) tensor's head rows interleaved; heads receives their
+  // number.
   bool (*gguf_permuted)(const model::ModelConfig& config, std::string_view canonical_name,
                         int64_t& heads);
 };

@@ -17,7 +17,19 @@ constexpr uint64_t kMaxAlignment = uint64_t{1} << 20;
 constexpr uint32_t kMaxRank = 4;
 
 enum class ValueType : uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64
 };
 
 // The least bytes that a value takes, so that a count can be held against what remains.
@@ -25,17 +37,22 @@ uint64_t least_bytes(ValueType type, std::string_view field, const ByteReader& r
   switch (type) {
     case ValueType::kU8:
     case ValueType::kI8:
-    case ValueType::kBool: return 1;
+    case ValueType::kBool:
+      return 1;
     case ValueType::kU16:
-    case ValueType::kI16: return 2;
+    case ValueType::kI16:
+      return 2;
     case ValueType::kU32:
     case ValueType::kI32:
-    case ValueType::kF32: return 4;
+    case ValueType::kF32:
+      return 4;
     case ValueType::kU64:
     case ValueType::kI64:
     case ValueType::kF64:
-    case ValueType::kString: return 8;
-    case ValueType::kArray: break;
+    case ValueType::kString:
+      return 8;
+    case ValueType::kArray:
+      break;
   }
   fail("{}: {} at offset {} has elements of value type {}, which cannot be read",
        reader.file_name(), field, reader.offset(), static_cast<uint32_t>(type));
@@ -49,15 +66,24 @@ std::string read_string(ByteReader& reader, std::string_view field) {
 
 int64_t read_integer(ByteReader& reader, ValueType type, std::string_view field) {
   switch (type) {
-    case ValueType::kU8: return reader.read<uint8_t>(field);
-    case ValueType::kI8: return reader.read<int8_t>(field);
-    case ValueType::kU16: return reader.read<uint16_t>(field);
-    case ValueType::kI16: return reader.read<int16_t>(field);
-    case ValueType::kU32: return reader.read<uint32_t>(field);
-    case ValueType::kI32: return reader.read<int32_t>(field);
-    case ValueType::kI64: return reader.read<int64_t>(field);
-    case ValueType::kBool: return reader.read<uint8_t>(field) != 0;
-    default: break;
+    case ValueType::kU8:
+      return reader.read<uint8_t>(field);
+    case ValueType::kI8:
+      return reader.read<int8_t>(field);
+    case ValueType::kU16:
+      return reader.read<uint16_t>(field);
+    case ValueType::kI16:
+      return reader.read<int16_t>(field);
+    case ValueType::kU32:
+      return reader.read<uint32_t>(field);
+    case ValueType::kI32:
+      return reader.read<int32_t>(field);
+    case ValueType::kI64:
+      return reader.read<int64_t>(field);
+    case ValueType::kBool:
+      return reader.read<uint8_t>(field) != 0;
+    default:
+      break;
   }
   const auto value = reader.read<uint64_t>(field);
   if (!std::in_range<int64_t>(value)) {
@@ -87,9 +113,10 @@ GgufValue read_array(ByteReader& reader, std::string_view field) {
   const auto count = reader.read<uint64_t>(field);
   const uint64_t each = least_bytes(type, field, reader);
   if (count > kMaxArray || count > reader.remaining() / each) {
-    fail("{}: {} at offset {} is an array of {} elements, more than the remaining {} bytes (or {} "
-         "elements) allow",
-         reader.file_name(), field, reader.offset() - 8, count, reader.remaining(), kMaxArray);
+    fail(
+        "{}: {} at offset {} is an array of {} elements, more than the remaining {} bytes (or {} "
+        "elements) allow",
+        reader.file_name(), field, reader.offset() - 8, count, reader.remaining(), kMaxArray);
   }
   const size_t n = static_cast<size_t>(count);
   if (type == ValueType::kString) {
@@ -166,8 +193,8 @@ void GgufFile::read_metadata(ByteReader& reader, uint64_t count) {
     const size_t offset = reader.offset();
     std::string key = read_string(reader, fmt::format("metadata key {}", i));
     if (key.empty() || key.size() > kMaxKeyBytes) {
-      fail("{}: metadata key {} at offset {} has {} bytes; 1 to {} are allowed",
-           reader.file_name(), i, offset, key.size(), kMaxKeyBytes);
+      fail("{}: metadata key {} at offset {} has {} bytes; 1 to {} are allowed", reader.file_name(),
+           i, offset, key.size(), kMaxKeyBytes);
     }
     GgufValue value = read_value(reader, key);
     if (!metadata_.try_emplace(key, std::move(value)).second) {
@@ -271,13 +298,13 @@ const GgufTensor* GgufFile::find(std::string_view name) const {
   return it == index_.end() ? nullptr : &tensors_[it->second];
 }
 
-void GgufFile::read_rows(const GgufTensor& tensor, int64_t begin, int64_t count,
-                         float* out) const {
+void GgufFile::read_rows(const GgufTensor& tensor, int64_t begin, int64_t count, float* out) const {
   const GgmlTypeInfo* type = find_ggml_type(tensor.type);
   if (type == nullptr) {
-    fail("{}: tensor {}: type {} cannot be read; F32, F16, BF16, Q8_0, Q4_0, Q4_1 and Q6_K can: "
-         "get the model in one of these",
-         path().string(), tensor.name, ggml_type_name(tensor.type));
+    fail(
+        "{}: tensor {}: type {} cannot be read; F32, F16, BF16, Q8_0, Q4_0, Q4_1 and Q6_K can: "
+        "get the model in one of these",
+        path().string(), tensor.name, ggml_type_name(tensor.type));
   }
   const int64_t columns = tensor.shape.back();
   const int64_t row_bytes = columns / type->block_elements * type->block_bytes;

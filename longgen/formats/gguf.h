@@ -36,8 +36,8 @@ struct GgufTensor {
 
 class GgufFile {
  public:
-  // Maps the file and checks everything against its size: counts, strings, alignment, tensor extents,
-  // overlaps. Throws Error naming file, field and offset.
+  // Maps the file and checks everything against its size: counts, strings, alignment, tensor
+  // extents, overlaps. Throws Error naming file, field and offset.
   explicit GgufFile(const std::filesystem::path& path);
   // Whether the file starts with GGUF's magic.
   static bool recognise(const std::filesystem::path& path);
@@ -47,8 +47,8 @@ class GgufFile {
   const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
 
   bool has(std::string_view key) const { return metadata_.find(key) != metadata_.end(); }
-  // Throw Error naming file and key when it is absent (unless there is a default), has another type,
-  // or is out of range.
+  // Throw Error naming file and key when it is absent (unless there is a default), has another
+  // type, or is out of range.
   int64_t integer(std::string_view key, int64_t min, int64_t max) const;
   int64_t integer_or(std::string_view key, int64_t otherwise, int64_t min, int64_t max) const;
   double number(std::string_view key, double min, double max) const;

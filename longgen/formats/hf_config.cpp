@@ -14,11 +14,22 @@ constexpr std::string_view kFull = "full_attention", kSparse = "sliding_attentio
 
 // Keys that are not carried over: ours to write, of another place or time, or refused when they say
 // something.
-constexpr std::array<std::string_view, 16> kDropped = {
-    "architectures", "model_type", "auto_map", "torch_dtype", "dtype", "layer_types", "longgen",
-    "_name_or_path", "transformers_version", "quantization_config", "sliding_window",
-    "use_sliding_window", "max_window_layers", "rope_scaling", "partial_rotary_factor",
-    "_attn_implementation_autoset"};
+constexpr std::array<std::string_view, 16> kDropped = {"architectures",
+                                                       "model_type",
+                                                       "auto_map",
+                                                       "torch_dtype",
+                                                       "dtype",
+                                                       "layer_types",
+                                                       "longgen",
+                                                       "_name_or_path",
+                                                       "transformers_version",
+                                                       "quantization_config",
+                                                       "sliding_window",
+                                                       "use_sliding_window",
+                                                       "max_window_layers",
+                                                       "rope_scaling",
+                                                       "partial_rotary_factor",
+                                                       "_attn_implementation_autoset"};
 
 std::optional<DType> read_dtype(const JsonObject& config) {
   const std::string name = config.string_or(config.has("dtype") ? "dtype" : "torch_dtype", "");
@@ -41,16 +52,19 @@ std::string_view torch_name(DType dtype) {
 void refuse_unread_settings(const JsonObject& config, const ModelConfig& model) {
   const Json* quantization = config.find("quantization_config");
   if (quantization != nullptr) {
-    config.fail_at("quantization_config", "is set: quantised Hugging Face checkpoints are not read; "
-                                          "use the original weights or a GGUF file");
+    config.fail_at("quantization_config",
+                   "is set: quantised Hugging Face checkpoints are not read; "
+                   "use the original weights or a GGUF file");
   }
   if (config.has("sliding_window") && config.boolean_or("use_sliding_window", true)) {
-    for (int64_t window : config.integers("sliding_window", 0, std::numeric_limits<int64_t>::max())) {
+    for (int64_t window :
+         config.integers("sliding_window", 0, std::numeric_limits<int64_t>::max())) {
       if (window < model.max_position_embeddings) {
-        config.fail_at("sliding_window",
-                       fmt::format("is {}, less than max_position_embeddings {}: the model was "
-                                   "trained with a sliding window of its own, which is not supported",
-                                   window, model.max_position_embeddings));
+        config.fail_at(
+            "sliding_window",
+            fmt::format("is {}, less than max_position_embeddings {}: the model was "
+                        "trained with a sliding window of its own, which is not supported",
+                        window, model.max_position_embeddings));
       }
     }
   }
@@ -59,11 +73,13 @@ void refuse_unread_settings(const JsonObject& config, const ModelConfig& model) 
 void refuse_sliding_layers(const JsonObject& config) {
   const Json* types = config.find("layer_types");
   if (types == nullptr) return;
-  const bool full = types->is_array() && std::all_of(types->begin(), types->end(),
-                                                     [](const Json& type) { return type == kFull; });
+  const bool full =
+      types->is_array() &&
+      std::all_of(types->begin(), types->end(), [](const Json& type) { return type == kFull; });
   if (!full) {
-    config.fail_at("layer_types", "names layers other than \"full_attention\": a model trained with "
-                                  "a sliding window of its own is not supported");
+    config.fail_at("layer_types",
+                   "names layers other than \"full_attention\": a model trained with "
+                   "a sliding window of its own is not supported");
   }
 }
 
@@ -116,9 +132,8 @@ void read_patterns(const JsonObject& config, const JsonObject& longgen, ModelCon
   const auto layers =
       longgen.integers("layer_patterns", 0, static_cast<int64_t>(patterns.size()) - 1);
   if (static_cast<int64_t>(layers.size()) != model.num_layers) {
-    longgen.fail_at("layer_patterns",
-                    fmt::format("has {} entries for num_hidden_layers {}", layers.size(),
-                                model.num_layers));
+    longgen.fail_at("layer_patterns", fmt::format("has {} entries for num_hidden_layers {}",
+                                                  layers.size(), model.num_layers));
   }
   model.patterns.clear();
   for (int64_t index : layers) model.patterns.push_back(patterns[static_cast<size_t>(index)]);
@@ -160,7 +175,8 @@ OrderedJson pattern_json(const AttentionPattern& pattern) {
   OrderedJson json;
   json["block_size"] = pattern.block_size;
   json["sink_blocks"] = pattern.sink_blocks;
-  json["local_blocks"] = pattern.is_full() ? OrderedJson(nullptr) : OrderedJson(pattern.local_blocks);
+  json["local_blocks"] =
+      pattern.is_full() ? OrderedJson(nullptr) : OrderedJson(pattern.local_blocks);
   json["stride"] = pattern.stride;
   json["offsets"] = pattern.offsets;
   return json;

@@ -1,6 +1,6 @@
-// config.json to ModelConfig and back. Hybrid models have model_type "longgen": the base family's keys
-// plus `layer_types` and an object `longgen` with the patterns; models whose layers are all full are
-// plain models of their family.
+// config.json to ModelConfig and back. Hybrid models have model_type "longgen": the base family's
+// keys plus `layer_types` and an object `longgen` with the patterns; models whose layers are all
+// full are plain models of their family.
 #pragma once
 
 #include <optional>

@@ -21,8 +21,8 @@ RopeKind read_kind(const JsonObject& object) {
   if (name == "linear") return RopeKind::kLinear;
   if (name == "llama3") return RopeKind::kLlama3;
   if (name == "yarn") return RopeKind::kYarn;
-  object.fail_at(key, fmt::format("\"{}\" is not supported; default, linear, llama3 and yarn are",
-                                  name));
+  object.fail_at(
+      key, fmt::format("\"{}\" is not supported; default, linear, llama3 and yarn are", name));
 }
 
 void read_llama3(const JsonObject& object, RopeConfig& rope) {
@@ -78,10 +78,14 @@ RopeConfig read_scaling(const JsonObject& object, double theta, int64_t max_posi
 
 const char* kind_name(RopeKind kind) {
   switch (kind) {
-    case RopeKind::kLinear: return "linear";
-    case RopeKind::kLlama3: return "llama3";
-    case RopeKind::kYarn: return "yarn";
-    case RopeKind::kDefault: break;
+    case RopeKind::kLinear:
+      return "linear";
+    case RopeKind::kLlama3:
+      return "llama3";
+    case RopeKind::kYarn:
+      return "yarn";
+    case RopeKind::kDefault:
+      break;
   }
   return "default";
 }

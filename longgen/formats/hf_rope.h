@@ -1,5 +1,5 @@
-// Rotary settings in config.json, in the spelling before Transformers 5 (rope_theta and rope_scaling)
-// and since (rope_parameters).
+// Rotary settings in config.json, in the spelling before Transformers 5 (rope_theta and
+// rope_scaling) and since (rope_parameters).
 #pragma once
 
 #include "longgen/formats/json.h"

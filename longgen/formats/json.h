@@ -43,8 +43,8 @@ class JsonObject {
   // Throws Error when absent or null.
   const Json& at(std::string_view key) const;
 
-  // All throw Error naming the field when it has another type or is out of range; the versions with a
-  // default return it when the field is absent or null.
+  // All throw Error naming the field when it has another type or is out of range; the versions with
+  // a default return it when the field is absent or null.
   int64_t integer(std::string_view key, int64_t min, int64_t max) const;
   int64_t integer_or(std::string_view key, int64_t otherwise, int64_t min, int64_t max) const;
   // A finite number in [min, max].

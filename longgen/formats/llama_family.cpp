@@ -123,12 +123,14 @@ model::RopeConfig read_gguf_rope(const GgufFile& file, int64_t max_position_embe
   model::RopeConfig rope;
   rope.theta = shortest_decimal(file.number_or("llama.rope.freq_base", 10000, 2, 1e15));
   if (file.find("rope_freqs.weight") != nullptr) {
-    fail("{}: tensor rope_freqs.weight: Llama-3 frequency factors are not read from GGUF; use the "
-         "model's Hugging Face directory",
-         file.path().string());
+    fail(
+        "{}: tensor rope_freqs.weight: Llama-3 frequency factors are not read from GGUF; use the "
+        "model's Hugging Face directory",
+        file.path().string());
   }
-  for (const char* key : {"llama.rope.scaling.yarn_ext_factor", "llama.rope.scaling.yarn_attn_factor",
-                          "llama.rope.scaling.yarn_log_multiplier"}) {
+  for (const char* key :
+       {"llama.rope.scaling.yarn_ext_factor", "llama.rope.scaling.yarn_attn_factor",
+        "llama.rope.scaling.yarn_log_multiplier"}) {
     if (file.has(key)) {
       fail("{}: metadata key {} is not supported; use the model's Hugging Face directory",
            file.path().string(), key);
@@ -144,8 +146,10 @@ model::RopeConfig read_gguf_rope(const GgufFile& file, int64_t max_position_embe
     return rope;
   }
   if (type != "yarn") {
-    fail("{}: metadata key llama.rope.scaling.type \"{}\" is not supported; none, linear and yarn are",
-         file.path().string(), type);
+    fail(
+        "{}: metadata key llama.rope.scaling.type \"{}\" is not supported; none, linear and yarn "
+        "are",
+        file.path().string(), type);
   }
   rope.kind = model::RopeKind::kYarn;
   rope.original_max_position_embeddings = file.integer_or(
@@ -155,9 +159,10 @@ model::RopeConfig read_gguf_rope(const GgufFile& file, int64_t max_position_embe
   rope.beta_slow =
       shortest_decimal(file.number_or("llama.rope.scaling.yarn_beta_slow", 1, 1e-3, 1e6));
   if (file.number_or("llama.rope.scaling.attn_factor", 1, 0, 1e6) != 1) {
-    fail("{}: metadata key llama.rope.scaling.attn_factor other than 1 is not supported; use the "
-         "model's Hugging Face directory",
-         file.path().string());
+    fail(
+        "{}: metadata key llama.rope.scaling.attn_factor other than 1 is not supported; use the "
+        "model's Hugging Face directory",
+        file.path().string());
   }
   return rope;
 }
@@ -169,22 +174,25 @@ void refuse_other_kinds(const GgufFile& file, const ModelConfig& model) {
          file.path().string());
   }
   if (file.integer_or("split.count", 1, 0, 65535) > 1) {
-    fail("{}: metadata key split.count: the model is split over several files; merge them first "
-         "(llama-gguf-split --merge)",
-         file.path().string());
+    fail(
+        "{}: metadata key split.count: the model is split over several files; merge them first "
+        "(llama-gguf-split --merge)",
+        file.path().string());
   }
   const int64_t window = file.integer_or("llama.attention.sliding_window", 0, 0, kMaxDimension);
   if (window > 0 && window < model.max_position_embeddings) {
-    fail("{}: metadata key llama.attention.sliding_window is {}: a model trained with a sliding "
-         "window of its own is not supported",
-         file.path().string(), window);
+    fail(
+        "{}: metadata key llama.attention.sliding_window is {}: a model trained with a sliding "
+        "window of its own is not supported",
+        file.path().string(), window);
   }
-  const int64_t rotary = file.integer_or("llama.rope.dimension_count", model.head_dim, 0,
-                                         kMaxDimension);
+  const int64_t rotary =
+      file.integer_or("llama.rope.dimension_count", model.head_dim, 0, kMaxDimension);
   if (rotary != model.head_dim) {
-    fail("{}: metadata key llama.rope.dimension_count is {}, but heads have {} channels; a partial "
-         "rotation is not supported for this family",
-         file.path().string(), rotary, model.head_dim);
+    fail(
+        "{}: metadata key llama.rope.dimension_count is {}, but heads have {} channels; a partial "
+        "rotation is not supported for this family",
+        file.path().string(), rotary, model.head_dim);
   }
 }
 
@@ -206,17 +214,19 @@ ModelConfig read_gguf_config(const GgufFile& file) {
       file.integer_or("llama.attention.head_count_kv", model.num_heads, 1, model.num_heads);
   if (model.num_heads % model.num_kv_heads != 0 ||
       (!file.has("llama.attention.key_length") && model.hidden_size % model.num_heads != 0)) {
-    fail("{}: metadata keys llama.attention.head_count {}, head_count_kv {} and embedding_length {} "
-         "do not fit together",
-         file.path().string(), model.num_heads, model.num_kv_heads, model.hidden_size);
+    fail(
+        "{}: metadata keys llama.attention.head_count {}, head_count_kv {} and embedding_length {} "
+        "do not fit together",
+        file.path().string(), model.num_heads, model.num_kv_heads, model.hidden_size);
   }
-  model.head_dim = file.integer_or("llama.attention.key_length", model.hidden_size / model.num_heads,
-                                   1, kMaxDimension);
+  model.head_dim = file.integer_or("llama.attention.key_length",
+                                   model.hidden_size / model.num_heads, 1, kMaxDimension);
   if (file.integer_or("llama.attention.value_length", model.head_dim, 1, kMaxDimension) !=
       model.head_dim) {
-    fail("{}: metadata key llama.attention.value_length differs from the key length {}; that is not "
-         "supported",
-         file.path().string(), model.head_dim);
+    fail(
+        "{}: metadata key llama.attention.value_length differs from the key length {}; that is not "
+        "supported",
+        file.path().string(), model.head_dim);
   }
   model.rotary_dim = model.head_dim;
   model.max_position_embeddings = file.integer("llama.context_length", 1, kMaxDimension);

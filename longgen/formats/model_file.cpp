@@ -38,8 +38,8 @@ void read_ids(const JsonObject& object, int64_t vocab_size, GenerationSettings& 
   if (const auto id = read_id(object, "bos_token_id", vocab_size)) settings.bos_id = id;
   if (const auto id = read_id(object, "pad_token_id", vocab_size)) settings.pad_id = id;
   if (!object.has("eos_token_id")) return;
-  settings.eos_ids = object.integers("eos_token_id", std::numeric_limits<int32_t>::min(),
-                                     vocab_size - 1);
+  settings.eos_ids =
+      object.integers("eos_token_id", std::numeric_limits<int32_t>::min(), vocab_size - 1);
   std::erase_if(settings.eos_ids, [](int64_t id) { return id < 0; });
 }
 
@@ -76,12 +76,13 @@ std::string read_chat_template(const fs::path& directory) {
 }
 
 void refuse_other_weights(const fs::path& directory) {
-  for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5",
-                           "flax_model.msgpack"}) {
+  for (const char* name :
+       {"pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"}) {
     if (fs::exists(directory / name)) {
-      fail("{}: the weights are in {}, which is not read; save them as model.safetensors "
-           "(save_pretrained of a current Transformers does)",
-           directory.string(), name);
+      fail(
+          "{}: the weights are in {}, which is not read; save them as model.safetensors "
+          "(save_pretrained of a current Transformers does)",
+          directory.string(), name);
     }
   }
 }
@@ -109,8 +110,8 @@ GenerationSettings gguf_generation(const GgufFile& file, int64_t vocab_size) {
 
 // Both leave a validated configuration.
 void open_hugging_face(const fs::path& config_path, const fs::path& directory,
-                              model::ModelConfig& config, ModelExtras& extras,
-                              std::optional<DType>& dtype) {
+                       model::ModelConfig& config, ModelExtras& extras,
+                       std::optional<DType>& dtype) {
   const Json json = read_json_file(config_path, kMaxConfigBytes);
   HfConfig read = read_hf_config(json, config_path.string());
   config = std::move(read.model);
@@ -137,9 +138,11 @@ ModelFile ModelFile::open(const fs::path& path) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
   if (!fs::exists(path)) {
-    fail("{}: there is no such file or folder; a model is a Hugging Face directory, a GGUF file or a "
-         "config.json",
-         path.string());
+    fail(
+        "{}: there is no such file or folder; a model is a Hugging Face directory, a GGUF file or "
+        "a "
+        "config.json",
+        path.string());
   }
   if (fs::is_directory(path)) {
     impl->kind = ModelKind::kHuggingFace;
@@ -149,7 +152,8 @@ ModelFile ModelFile::open(const fs::path& path) {
     }
     open_hugging_face(path / "config.json", path, impl->config, impl->extras, impl->config_dtype);
     if (ShardedSafetensors::exists(path)) {
-      impl->weights = make_safetensors_source(find_family(impl->config.family, path.string()), path);
+      impl->weights =
+          make_safetensors_source(find_family(impl->config.family, path.string()), path);
     } else {
       refuse_other_weights(path);
     }
@@ -202,9 +206,10 @@ DType ModelFile::lossless_dtype() const {
 
 void ModelFile::read_weights(const model::ParameterSet& weights) const {
   if (impl_->weights == nullptr) {
-    fail("{}: there are no weights here, only a configuration; give a Hugging Face directory with "
-         "model.safetensors or a GGUF file",
-         impl_->path.string());
+    fail(
+        "{}: there are no weights here, only a configuration; give a Hugging Face directory with "
+        "model.safetensors or a GGUF file",
+        impl_->path.string());
   }
   read_all_weights(*impl_->weights, impl_->config, weights, impl_->path.string());
 }

@@ -33,8 +33,8 @@ struct ModelExtras {
 
 class ModelFile {
  public:
-  // Reads and checks everything but the weights' values. Throws Error naming file and field, or what
-  // is wrong with the path.
+  // Reads and checks everything but the weights' values. Throws Error naming file and field, or
+  // what is wrong with the path.
   static ModelFile open(const std::filesystem::path& path);
   ModelFile(ModelFile&&) noexcept;
   ModelFile& operator=(ModelFile&&) noexcept;
@@ -50,8 +50,8 @@ class ModelFile {
   const model::ModelConfig& config() const;
   const ModelExtras& extras() const;
   bool has_weights() const;
-  // bf16 when every matrix is stored as bf16 (or, without weights, the config says so), else f32: the
-  // smaller of the two that loses nothing.
+  // bf16 when every matrix is stored as bf16 (or, without weights, the config says so), else f32:
+  // the smaller of the two that loses nothing.
   DType lossless_dtype() const;
 
   // Fills every tensor of the set (converted to its dtype; Llama's Q and K rows of GGUF files

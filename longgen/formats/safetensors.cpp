@@ -89,14 +89,14 @@ SafetensorsEntry parse_entry(const std::string& name, const JsonObject& fields,
   if (offsets.size() != 2 || offsets[0] > offsets[1]) {
     fields.fail_at("data_offsets", "must be [begin, end] with begin <= end");
   }
-  entry.bytes = data.subspan(static_cast<size_t>(offsets[0]),
-                             static_cast<size_t>(offsets[1] - offsets[0]));
+  entry.bytes =
+      data.subspan(static_cast<size_t>(offsets[0]), static_cast<size_t>(offsets[1] - offsets[0]));
   if (type != nullptr) {
     const int64_t expected = shape_bytes(entry.shape, type->bits, fields.where());
     if (expected != offsets[1] - offsets[0]) {
-      fields.fail_at("data_offsets", fmt::format("span {} bytes, but {} takes {}",
-                                                 offsets[1] - offsets[0], entry.shape_string(),
-                                                 expected));
+      fields.fail_at("data_offsets",
+                     fmt::format("span {} bytes, but {} takes {}", offsets[1] - offsets[0],
+                                 entry.shape_string(), expected));
     }
   }
   return entry;
@@ -109,8 +109,9 @@ void check_layout(const std::vector<SafetensorsEntry>& tensors, std::span<const 
   for (const SafetensorsEntry& entry : tensors) {
     const size_t begin = static_cast<size_t>(entry.bytes.data() - data.data());
     if (begin < end) {
-      fail("{}: tensor {}: data_offsets: begins at {} inside the tensor before it, which ends at {}",
-           file, entry.name, begin, end);
+      fail(
+          "{}: tensor {}: data_offsets: begins at {} inside the tensor before it, which ends at {}",
+          file, entry.name, begin, end);
     }
     if (begin > end) {
       fail("{}: tensor {}: data_offsets: begins at {}, but the data before it ends at {}: a gap",
@@ -140,8 +141,8 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   }
   const auto header = reader.take(header_bytes, "header");
   const auto data = file_.bytes().subspan(reader.offset());
-  const Json json = parse_json(
-      {reinterpret_cast<const char*>(header.data()), header.size()}, file + ": header");
+  const Json json =
+      parse_json({reinterpret_cast<const char*>(header.data()), header.size()}, file + ": header");
   const JsonObject object(json, file + ": header");
   if (json.size() > kMaxStoredTensors) {
     fail("{}: header: {} tensors; at most {} are read", file, json.size(), kMaxStoredTensors);
@@ -244,8 +245,8 @@ void SafetensorsWriter::write(const Tensor& tensor) {
     const int64_t count = std::min(kPiece, tensor.numel() - begin);
     convert_elements(tensor.dtype(), source + begin * dtype_size(tensor.dtype()), spec.dtype,
                      piece.data(), count);
-    file_.write(std::as_bytes(std::span(piece)).first(
-        static_cast<size_t>(count * dtype_size(spec.dtype))));
+    file_.write(
+        std::as_bytes(std::span(piece)).first(static_cast<size_t>(count * dtype_size(spec.dtype))));
   }
 }
 

@@ -1,5 +1,6 @@
-// The safetensors format: 8 bytes header length, a JSON header {name: {dtype, shape, data_offsets}},
-// then the data of all tensors without gaps (https://github.com/huggingface/safetensors).
+// The safetensors format: 8 bytes header length, a JSON header {name: {dtype, shape,
+// data_offsets}}, then the data of all tensors without gaps
+// (https://github.com/huggingface/safetensors).
 #pragma once
 
 #include <cstddef>
@@ -27,18 +28,18 @@ constexpr size_t kMaxStoredRank = 8;
 
 struct SafetensorsEntry {
   std::string name;
-  std::string dtype_name;             // as in the file: "BF16"
-  std::optional<DType> dtype;         // none: listed, but cannot be read
+  std::string dtype_name;      // as in the file: "BF16"
+  std::optional<DType> dtype;  // none: listed, but cannot be read
   std::vector<int64_t> shape;
-  std::span<const std::byte> bytes;   // in the mapping; not aligned
+  std::span<const std::byte> bytes;  // in the mapping; not aligned
 
-  std::string shape_string() const;   // "[576, 576] BF16"
+  std::string shape_string() const;  // "[576, 576] BF16"
 };
 
 class SafetensorsFile {
  public:
-  // Maps the file and checks its whole header: sizes against dtype and shape, no overlap, no gap, no
-  // trailing bytes, no repeated name. Throws Error naming file, tensor and field.
+  // Maps the file and checks its whole header: sizes against dtype and shape, no overlap, no gap,
+  // no trailing bytes, no repeated name. Throws Error naming file, tensor and field.
   explicit SafetensorsFile(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return file_.path(); }
@@ -98,8 +99,8 @@ class ShardedSafetensors {
  public:
   // True when the folder holds one of the two.
   static bool exists(const std::filesystem::path& directory);
-  // Opens all shards. Names in the index must be plain file names of the folder, and index and shards
-  // must hold the same tensors. Throws Error naming file and tensor.
+  // Opens all shards. Names in the index must be plain file names of the folder, and index and
+  // shards must hold the same tensors. Throws Error naming file and tensor.
   explicit ShardedSafetensors(const std::filesystem::path& directory);
 
   // Null when there is none.

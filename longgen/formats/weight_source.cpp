@@ -108,8 +108,8 @@ class GgufSource : public WeightSource {
   NameMap names_;
 };
 
-// GGUF keeps the rows of a Llama head as (pair, half), Hugging Face as (half, pair): row 2 p + h of a
-// head becomes row h d / 2 + p, for matrices [heads d, in] and biases [heads d] alike.
+// GGUF keeps the rows of a Llama head as (pair, half), Hugging Face as (half, pair): row 2 p + h of
+// a head becomes row h d / 2 + p, for matrices [heads d, in] and biases [heads d] alike.
 int64_t unpermuted_row(int64_t row, int64_t head_dim) {
   const int64_t in_head = row % head_dim;
   return row - in_head + (in_head % 2) * (head_dim / 2) + in_head / 2;
@@ -124,9 +124,9 @@ void GgufSource::read(std::string_view name, const Tensor& destination) const {
     fail("{}: its rows are not {} heads of {} channels", describe(name), heads, config_.head_dim);
   }
   const bool vector = stored.shape.size() == 1;
-  const int64_t columns = stored.shape.back();        // what is dequantised together
+  const int64_t columns = stored.shape.back();  // what is dequantised together
   const int64_t rows = destination.numel() / columns;
-  const int64_t width = vector ? 1 : columns;         // what is moved together
+  const int64_t width = vector ? 1 : columns;  // what is moved together
   const int64_t element = dtype_size(destination.dtype());
   const int64_t piece = std::clamp<int64_t>((int64_t{1} << 18) / columns, 1, rows);
   std::vector<float> values(static_cast<size_t>(piece * columns));
@@ -157,9 +157,10 @@ class Problems {
   }
   void throw_if_any(const std::string& where) const {
     if (count_ == 0) return;
-    fail("{}: the weights do not fit the model's configuration:{}{}\nCheck that config and weights "
-         "belong together and are complete",
-         where, list_, count_ > 8 ? fmt::format("\n  and {} more", count_ - 8) : "");
+    fail(
+        "{}: the weights do not fit the model's configuration:{}{}\nCheck that config and weights "
+        "belong together and are complete",
+        where, list_, count_ > 8 ? fmt::format("\n  and {} more", count_ - 8) : "");
   }
 
  private:
