@@ -86,20 +86,50 @@ LONGGEN_SIMD void store(uint16_t* p, Vf v) {
 #endif
 }
 
-// The first n lanes; the others are 0 when loaded and left alone when stored. 0 < n < kLanes.
+// The first n lanes, 0 < n <= kLanes; the others are 0 when loaded and left alone when stored.
+#if defined(__AVX512F__)
+LONGGEN_SIMD uint32_t lane_mask(int64_t n) { return (1u << n) - 1; }
+LONGGEN_SIMD Vf load(const float* p, int64_t n) {
+  return (Vf)_mm512_maskz_loadu_ps(static_cast<__mmask16>(lane_mask(n)), p);
+}
+LONGGEN_SIMD Vf load(const uint16_t* p, int64_t n) {
+  const __m256i h = _mm256_maskz_loadu_epi16(static_cast<__mmask16>(lane_mask(n)), p);
+  return (Vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
+}
+LONGGEN_SIMD void store(float* p, Vf v, int64_t n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>(lane_mask(n)), (__m512)v);
+}
+LONGGEN_SIMD void store(uint16_t* p, Vf v, int64_t n) {
+  uint16_t buffer[kLanes];
+  store(buffer, v);
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(buffer));
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(lane_mask(n)), h);
+}
+#else
 template <typename T>
-LONGGEN_SIMD Vf load_part(const T* p, int n) {
+LONGGEN_SIMD Vf load(const T* p, int64_t n) {
   T buffer[kLanes] = {};
   std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(T));
   return load(buffer);
 }
 template <typename T>
-LONGGEN_SIMD void store_part(T* p, Vf v, int n) {
+LONGGEN_SIMD void store(T* p, Vf v, int64_t n) {
   T buffer[kLanes];
   store(buffer, v);
   std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
 }
+#endif
 
+LONGGEN_SIMD Vf sqrt(Vf x) {
+#if defined(__AVX512F__)
+  return (Vf)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+  return (Vf)_mm256_sqrt_ps((__m256)x);
+#else
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
 LONGGEN_SIMD Vf min(Vf a, Vf b) { return a < b ? a : b; }
 LONGGEN_SIMD Vf max(Vf a, Vf b) { return a > b ? a : b; }
 
@@ -147,6 +177,33 @@ LONGGEN_SIMD Vf exp(Vf x) {
 #endif
   const Vf infinity = broadcast(__builtin_inff());
   return x < -87.33654f ? Vf{} : (x > 88.72283f ? infinity : (x != x ? x : y));
+}
+
+LONGGEN_SIMD Vf sigmoid(Vf x) { return 1.0f / (1.0f + exp(-x)); }
+
+// erf to about 1e-7 absolute: x + x q(x^2) up to 0.9, 1 - e^p(|x|) up to 4.1 and 1 beyond; q and p
+// are least-squares fits to erf(x)/x - 1 and ln erfc(x) over Chebyshev points of these intervals.
+LONGGEN_SIMD Vf erf(Vf x) {
+  const Vf s = x * x;
+  Vf q = broadcast(-5.972102323e-04f);
+  q = q * s + 4.989944512e-03f;
+  q = q * s - 2.676478345e-02f;
+  q = q * s + 1.128177858e-01f;
+  q = q * s - 3.761249170e-01f;
+  q = q * s + 1.283791496e-01f;
+  const Vf magnitude = x < 0.0f ? -x : x;
+  const Vf t = min(magnitude, broadcast(4.1f));
+  Vf p = broadcast(-1.674995208e-05f);
+  p = p * t + 3.761707942e-04f;
+  p = p * t - 3.849115190e-03f;
+  p = p * t + 2.417069476e-02f;
+  p = p * t - 1.066676371e-01f;
+  p = p * t - 6.349301145e-01f;
+  p = p * t - 1.128681618e+00f;
+  p = p * t - 7.131916376e-06f;
+  const Vf tail = 1.0f - exp(p);
+  const Vf small = x * q + x;
+  return magnitude < 0.92f ? small : (x < 0.0f ? -tail : tail);
 }
 
 }  // namespace
