@@ -17,6 +17,8 @@ constexpr int kFailure = 1, kUsage = 2;
 std::vector<std::unique_ptr<Command>> all_commands() {
   std::vector<std::unique_ptr<Command>> commands;
   // One line a command, in the order that --help shows (a new command's file adds its line here).
+  commands.push_back(make_inspect_command());
+  commands.push_back(make_convert_command());
   return commands;
 }
 

@@ -205,13 +205,27 @@ DType ModelFile::lossless_dtype() const {
 }
 
 void ModelFile::read_weights(const model::ParameterSet& weights) const {
+  check_weights();
+  for (size_t i = 0; i < weights.specs().size(); ++i) {
+    read_finite(*impl_->weights, weights.specs()[i].name, weights.tensors()[i]);
+  }
+  impl_->weights->drop_resident();
+}
+
+void ModelFile::check_weights() const {
   if (impl_->weights == nullptr) {
     fail(
         "{}: there are no weights here, only a configuration; give a Hugging Face directory with "
         "model.safetensors or a GGUF file",
         impl_->path.string());
   }
-  read_all_weights(*impl_->weights, impl_->config, weights, impl_->path.string());
+  formats::check_weights(*impl_->weights, impl_->config, impl_->path.string());
+}
+
+void ModelFile::read_weight(std::string_view name, const Tensor& destination) const {
+  require(impl_->weights != nullptr && impl_->weights->has(name), "{}: there is no parameter {}",
+          impl_->path.string(), name);
+  read_finite(*impl_->weights, name, destination);
 }
 
 }  // namespace longgen::formats

@@ -58,6 +58,10 @@ class ModelFile {
   // restored to Hugging Face's order). Throws Error that names each missing, unknown or mis-shaped
   // tensor before reading any, and the first that holds NaN or infinity.
   void read_weights(const model::ParameterSet& weights) const;
+  // The same in two steps, for models that need not be in memory whole: names and shapes, then one
+  // parameter into a host tensor of its shape and any floating dtype.
+  void check_weights() const;
+  void read_weight(std::string_view name, const Tensor& destination) const;
 
  private:
   struct Impl;

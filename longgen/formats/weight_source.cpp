@@ -42,6 +42,7 @@ class SafetensorsSource : public WeightSource {
   }
 
   std::vector<std::string> names() const override { return keys(names_); }
+  bool has(std::string_view name) const override { return names_.find(name) != names_.end(); }
   std::vector<int64_t> shape(std::string_view name) const override { return entry(name).shape; }
   std::string describe(std::string_view name) const override {
     return fmt::format("{}: tensor {} {}", file(name).path().string(), entry(name).name,
@@ -82,6 +83,7 @@ class GgufSource : public WeightSource {
   }
 
   std::vector<std::string> names() const override { return keys(names_); }
+  bool has(std::string_view name) const override { return names_.find(name) != names_.end(); }
   std::vector<int64_t> shape(std::string_view name) const override { return tensor(name).shape; }
   std::string describe(std::string_view name) const override {
     return fmt::format("{}: tensor {} {}", file_.path().string(), tensor(name).name,
@@ -168,12 +170,14 @@ class Problems {
   std::string list_;
 };
 
+constexpr std::string_view kHead = "lm_head.weight", kEmbedding = "model.embed_tokens.weight";
+
 void check_unknown(const WeightSource& source, const model::ModelConfig& config,
                    const std::set<std::string>& unknown, Problems& problems) {
   for (const std::string& name : unknown) {
-    if (name != "lm_head.weight" || !config.tie_word_embeddings) {
+    if (name != kHead || !config.tie_word_embeddings) {
       problems.add(source.describe(name) + " is not a parameter of this model");
-    } else if (!source.same_contents(name, "model.embed_tokens.weight")) {
+    } else if (!source.has(kEmbedding) || !source.same_contents(name, kEmbedding)) {
       // A copy of the tied matrix is harmless.
       problems.add(source.describe(name) +
                    " differs from the embedding, but tie_word_embeddings is true");
@@ -193,12 +197,12 @@ std::unique_ptr<WeightSource> make_gguf_source(const Family& family, const GgufF
   return std::make_unique<GgufSource>(family, file, config);
 }
 
-void read_all_weights(const WeightSource& source, const model::ModelConfig& config,
-                      const model::ParameterSet& weights, const std::string& where) {
+void check_weights(const WeightSource& source, const model::ModelConfig& config,
+                   const std::string& where) {
   const std::vector<std::string> stored = source.names();
   std::set<std::string> unknown(stored.begin(), stored.end());
   Problems problems;
-  for (const model::ParamSpec& spec : weights.specs()) {
+  for (const model::ParamSpec& spec : model::param_specs(config)) {
     if (unknown.erase(spec.name) == 0) {
       problems.add(fmt::format("tensor {} is missing", spec.name));
     } else if (source.shape(spec.name) != spec.shape) {
@@ -206,30 +210,19 @@ void read_all_weights(const WeightSource& source, const model::ModelConfig& conf
                                fmt::join(spec.shape, ", ")));
     }
   }
-  if (unknown.contains("lm_head.weight") && config.tie_word_embeddings &&
-      std::find(stored.begin(), stored.end(), "model.embed_tokens.weight") == stored.end()) {
-    unknown.erase("lm_head.weight");  // the missing embedding is the problem
-  }
   check_unknown(source, config, unknown, problems);
   problems.throw_if_any(where);
+}
 
-  constexpr int64_t kDropEvery = int64_t{64} << 20;
-  int64_t since_drop = 0;
-  for (size_t i = 0; i < weights.specs().size(); ++i) {
-    const Tensor& tensor = weights.tensors()[i];
-    const std::string& name = weights.specs()[i].name;
-    source.read(name, tensor);
-    if (has_nonfinite(tensor)) {
-      fail("{} holds NaN or infinity (as {}); the checkpoint is damaged or diverged: use another",
-           source.describe(name), dtype_name(tensor.dtype()));
-    }
-    since_drop += tensor.bytes();
-    if (since_drop > kDropEvery) {
-      source.drop_resident();
-      since_drop = 0;
-    }
+void read_finite(const WeightSource& source, std::string_view name, const Tensor& destination) {
+  source.read(name, destination);
+  if (has_nonfinite(destination)) {
+    fail("{} holds NaN or infinity (as {}); the checkpoint is damaged or diverged: use another",
+         source.describe(name), dtype_name(destination.dtype()));
   }
-  source.drop_resident();
+  // Mapped pages count as this process's memory; the next tensors need it more.
+  constexpr int64_t kLarge = int64_t{8} << 20;
+  if (destination.bytes() >= kLarge) source.drop_resident();
 }
 
 }  // namespace longgen::formats

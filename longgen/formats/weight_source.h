@@ -20,6 +20,7 @@ class WeightSource {
   virtual ~WeightSource() = default;
   // Canonical names; tensors that the family does not know keep the file's name.
   virtual std::vector<std::string> names() const = 0;
+  virtual bool has(std::string_view name) const = 0;
   // The following take one of names().
   virtual std::vector<int64_t> shape(std::string_view name) const = 0;
   virtual std::string describe(std::string_view name) const = 0;  // "file: tensor name [..] BF16"
@@ -36,8 +37,11 @@ std::unique_ptr<WeightSource> make_safetensors_source(const Family& family,
 std::unique_ptr<WeightSource> make_gguf_source(const Family& family, const GgufFile& file,
                                                const model::ModelConfig& config);
 
-// Checks names and shapes, then fills the set. `where` names the model in errors.
-void read_all_weights(const WeightSource& source, const model::ModelConfig& config,
-                      const model::ParameterSet& weights, const std::string& where);
+// Throws Error naming every parameter that is missing or has another shape and every stored tensor
+// that is no parameter. `where` names the model.
+void check_weights(const WeightSource& source, const model::ModelConfig& config,
+                   const std::string& where);
+// Throws Error when the tensor holds NaN or infinity.
+void read_finite(const WeightSource& source, std::string_view name, const Tensor& destination);
 
 }  // namespace longgen::formats
