@@ -1,0 +1,11 @@
+// Argument checks: throw Error naming what is wrong.
+#pragma once
+
+#include "longgen/backend/backend.h"
+
+namespace longgen {
+
+void check_attention(const AttentionForward& args, int64_t workspace_bytes);
+void check_attention(const AttentionBackward& args, int64_t workspace_bytes);
+
+}  // namespace longgen

@@ -1,0 +1,420 @@
+// Attention forward: online softmax over key tiles (Milakov and Gimelshein, arXiv 1805.02867; tiled as
+// FlashAttention, arXiv 2205.14135). A work item is a query tile of one sequence and KV head with all
+// heads of its group; when there are few items, as in decode, the keys of each are cut into parts
+// whose results are merged in order. An item's result does not depend on the thread that ran it.
+#include <cmath>
+#include <cstring>
+
+#include "longgen/backend/cpu/attention.h"
+#include "longgen/backend/cpu/attention_check.h"
+#include "longgen/backend/cpu/attention_tiles.h"
+
+namespace longgen {
+namespace {
+
+// Up to this many rows (queries x group) keys are streamed from where they lie: packing them would
+// cost more than it saves.
+constexpr int64_t kStreamRows = 8;
+// Parts of a key range are not made shorter than this.
+constexpr int64_t kMinPartKeys = 256;
+constexpr double kLog2E = 1.4426950408889634;
+
+// Rows of a query tile: large enough to use a packed key tile often, small enough that queries and
+// outputs of a tile stay in the cache of a core.
+int64_t target_rows(int64_t head_dim) {
+  return std::clamp<int64_t>(32768 / head_dim, 128, 512);
+}
+
+struct ThreadScratch {
+  uint32_t* q_columns;   // [panels, head_depth, 64]
+  uint32_t* k_rows;      // [kMaxTileKeys, row]
+  uint32_t* v_rows;
+  uint32_t* v_paired;
+  uint32_t* v_transposed;
+  uint32_t* p;           // [kMaxTileKeys, 64]
+  float* s;              // [kMaxTileKeys, 64]
+  float* out;            // [panels, head_dim, 64]
+  float* maximum;        // [tile_rows]
+  float* sum;            // [tile_rows]
+  float* rows;           // [64, row]: of a panel, f32
+  int32_t* position;     // [tile_rows], less the tile's base
+
+  ThreadScratch(const AttentionLayout& l, Pieces& pieces) {
+    q_columns = pieces.take<uint32_t>(l.panels() * l.row_units * kPanel);
+    k_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
+    v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
+    v_paired = pieces.take<uint32_t>(l.kernels.bf16_units ? kMaxTileKeys / 2 * l.head_dim : 0);
+    v_transposed = pieces.take<uint32_t>(l.kernels.rows_only ? kMaxTileKeys / 2 * l.head_dim : 0);
+    p = pieces.take<uint32_t>(l.kernels.bf16_units ? kMaxTileKeys / 2 * kPanel : 0);
+    s = pieces.take<float>(kMaxTileKeys * kPanel);
+    out = pieces.take<float>(l.panels() * l.head_dim * kPanel);
+    maximum = pieces.take<float>(l.tile_rows);
+    sum = pieces.take<float>(l.tile_rows);
+    rows = pieces.take<float>(kPanel * l.row);
+    position = pieces.take<int32_t>(l.tile_rows);
+  }
+};
+
+// What a part of a split item leaves: outputs not yet divided by their sums.
+struct Partial {
+  float* out;  // [tile_rows, head_dim]
+  float* maximum;
+  float* sum;
+
+  Partial(const AttentionLayout& l, Pieces& pieces) {
+    out = pieces.take<float>(l.tile_rows * l.head_dim);
+    maximum = pieces.take<float>(l.tile_rows);
+    sum = pieces.take<float>(l.tile_rows);
+  }
+};
+
+int64_t most_partials(int64_t threads) { return threads > 1 ? 4 * threads : 0; }
+
+AttentionLayout forward_layout(CpuIsa isa, DType dtype, int64_t head_dim, int64_t group) {
+  return {attention_kernels_for(isa, dtype), dtype, head_dim, group, target_rows(head_dim)};
+}
+
+int64_t thread_bytes(const AttentionLayout& layout) {
+  Pieces pieces(nullptr);
+  ThreadScratch scratch(layout, pieces);
+  return pieces.used();
+}
+int64_t partial_bytes(const AttentionLayout& layout) {
+  Pieces pieces(nullptr);
+  Partial partial(layout, pieces);
+  return pieces.used();
+}
+
+class Forward {
+ public:
+  Forward(const AttentionForward& args, CpuContext& context)
+      : a_(args),
+        pool_(context.pool),
+        layout_(forward_layout(context.isa, args.q.dtype(), args.q.dim(2),
+                               args.q.dim(1) / args.kv_heads)),
+        kernels_(layout_.kernels),
+        scale_(static_cast<float>(args.scale * kLog2E)) {}
+
+  void run();
+
+ private:
+  struct Item {
+    QueryTile tile;
+    int64_t kv_head, part;
+  };
+
+  Item item_at(int64_t index) const;
+  void run_item(const Item& item, int64_t index, int thread);
+  void run_tile(const Item& item, ThreadScratch& t);
+  void run_key_tile(const KeyTile& keys, const Item& item, ThreadScratch& t);
+  void run_stream(const Item& item, ThreadScratch& t);
+  void stream_softmax(int64_t rows, int64_t keys, ThreadScratch& t);
+  template <typename T>
+  void stream_key_tile(const KeyTile& keys, const Item& item, int64_t rows,
+                       const AttentionStreamKernels<T>& stream, ThreadScratch& t);
+  void load_queries(const Item& item, ThreadScratch& t);
+  void store_tile(const Item& item, ThreadScratch& t, Partial* partial);
+  void store_row(const Item& item, int64_t row, const float* out, float maximum, float sum);
+  void merge(int64_t item_index, ThreadScratch& t);
+
+  int64_t rows_of(const QueryTile& tile) const {
+    return (tile.end - tile.base) * layout_.group;
+  }
+  bool streams(const QueryTile& tile) const { return rows_of(tile) <= kStreamRows; }
+  const AttentionSequence& sequence(const Item& item) const {
+    return a_.sequences[static_cast<size_t>(item.tile.sequence)];
+  }
+  // Elements of a tile's row in q or out.
+  const std::byte* row_data(const Tensor& x, const Item& item, int64_t row) const {
+    const AttentionSequence& s = sequence(item);
+    const int64_t position = item.tile.base + row / layout_.group;
+    const int64_t head = item.kv_head * layout_.group + row % layout_.group;
+    const int64_t at = (s.row_begin + position - s.first_position) * x.stride(0) + head * x.stride(1);
+    return static_cast<const std::byte*>(x.raw()) + at * dtype_size(x.dtype());
+  }
+  ThreadScratch scratch_of(int thread) const {
+    Pieces pieces(a_.workspace.data() + thread * thread_bytes(layout_));
+    return {layout_, pieces};
+  }
+  Partial partial_of(int64_t index) const {
+    Pieces pieces(a_.workspace.data() + pool_.size() * thread_bytes(layout_) +
+                  index * partial_bytes(layout_));
+    return {layout_, pieces};
+  }
+
+  const AttentionForward& a_;
+  ThreadPool& pool_;
+  AttentionLayout layout_;
+  const AttentionKernels& kernels_;
+  float scale_;  // of scores, in base 2
+  std::vector<QueryTile> tiles_;
+  int64_t parts_ = 1;
+};
+
+void Forward::run() {
+  for (size_t i = 0; i < a_.sequences.size(); ++i) {
+    const AttentionSequence& s = a_.sequences[i];
+    // Streamed tiles lie in one block, so that all their rows see the same blocks.
+    const bool few = s.row_count * layout_.group <= kStreamRows;
+    append_query_tiles(tiles_, static_cast<int64_t>(i), s.first_position,
+                       s.first_position + s.row_count,
+                       few ? std::min(layout_.tile_tokens, a_.pattern->block_size)
+                           : layout_.tile_tokens,
+                       a_.pattern->block_size);
+  }
+  const int64_t items = static_cast<int64_t>(tiles_.size()) * a_.kv_heads, threads = pool_.size();
+  if (items == 0) return;
+  if (threads > 1 && items < 2 * threads) {
+    int64_t longest = 0;
+    for (const QueryTile& tile : tiles_) {
+      longest = std::max(longest, a_.pattern->tokens_kept(tile.end, a_.kv_head_begin));
+    }
+    parts_ = std::clamp<int64_t>(longest / kMinPartKeys, 1, ceil_div(2 * threads, items));
+  }
+  pool_.for_each(items * parts_,
+                 [&](int64_t index, int thread) { run_item(item_at(index), index, thread); });
+  if (parts_ == 1) return;
+  pool_.for_each(items, [&](int64_t index, int thread) {
+    ThreadScratch t = scratch_of(thread);
+    merge(index, t);
+  });
+}
+
+// The last tiles first: with full attention they are the longest.
+Forward::Item Forward::item_at(int64_t index) const {
+  const int64_t item = index / parts_;
+  const auto tile = static_cast<int64_t>(tiles_.size()) - 1 - item / a_.kv_heads;
+  return {tiles_[static_cast<size_t>(tile)], item % a_.kv_heads, index % parts_};
+}
+
+void Forward::run_item(const Item& item, int64_t index, int thread) {
+  ThreadScratch t = scratch_of(thread);
+  if (streams(item.tile)) {
+    run_stream(item, t);
+  } else {
+    if (kernels_.begin != nullptr) kernels_.begin();
+    run_tile(item, t);
+    if (kernels_.end != nullptr) kernels_.end();
+  }
+  if (parts_ == 1) {
+    store_tile(item, t, nullptr);
+  } else {
+    Partial partial = partial_of(index);
+    store_tile(item, t, &partial);
+  }
+}
+
+void Forward::load_queries(const Item& item, ThreadScratch& t) {
+  const int64_t rows = rows_of(item.tile), padding = (item.tile.begin - item.tile.base) * layout_.group;
+  auto* staged = reinterpret_cast<uint32_t*>(t.rows);
+  const int64_t units = layout_.row_units;
+  for (int64_t first = 0; first < rows; first += kPanel) {
+    std::memset(staged, 0, static_cast<size_t>(kPanel * units) * 4);
+    for (int64_t r = std::max(first, padding); r < std::min(first + kPanel, rows); ++r) {
+      load_row(layout_, staged + (r - first) * units, row_data(a_.q, item, r));
+    }
+    kernels_.transpose(t.q_columns + first * units, kPanel, staged, units, kPanel, units);
+  }
+}
+
+void Forward::run_tile(const Item& item, ThreadScratch& t) {
+  const int64_t rows = round_up<int64_t>(rows_of(item.tile), kPanel);
+  load_queries(item, t);
+  std::fill_n(t.out, rows * layout_.head_dim, 0.0f);
+  std::fill_n(t.maximum, rows, kNoMaximum);
+  std::fill_n(t.sum, rows, 0.0f);
+  for (int64_t r = 0; r < rows; ++r) t.position[r] = static_cast<int32_t>(r / layout_.group);
+  KeyTiles tiles(*a_.pattern, item.tile, a_.kv_head_begin + item.kv_head, layout_.group, item.part,
+                 parts_);
+  for (KeyTile keys; tiles.next(&keys);) run_key_tile(keys, item, t);
+}
+
+void Forward::run_key_tile(const KeyTile& keys, const Item& item, ThreadScratch& t) {
+  const KvView& kv = sequence(item).kv;
+  const int64_t block_size = a_.pattern->block_size;
+  load_key_rows(layout_, t.k_rows, keys, kv, kv.keys, block_size, item.kv_head);
+  load_key_rows(layout_, t.v_rows, keys, kv, kv.values, block_size, item.kv_head);
+  const LeftOperand values =
+      down_columns(layout_, t.v_rows, keys.keys, t.v_paired, t.v_transposed);
+  const int64_t n = round_up<int64_t>(keys.keys, 16), padded = layout_.padded_keys(keys.keys);
+  uint32_t* p = kernels_.bf16_units ? t.p : reinterpret_cast<uint32_t*>(t.s);
+  for (int64_t row = keys.row_begin; row < keys.row_end;) {
+    const int64_t panel = row / kPanel, lane = row % kPanel;
+    const int64_t lanes = std::min(kPanel - lane, keys.row_end - row);
+    float* out = t.out + panel * layout_.head_dim * kPanel + lane;
+    kernels_.product({.m = n, .n = lanes, .depth = layout_.head_depth,
+                      .a = t.k_rows, .a_row = layout_.row_units, .a_depth = 1,
+                      .b = t.q_columns + panel * layout_.row_units * kPanel + lane,
+                      .b_depth = kPanel, .c = t.s, .c_row = kPanel, .accumulate = false});
+    AttentionMask mask;
+    if (keys.diagonal) {
+      mask = {t.position + row, static_cast<int32_t>(keys.blocks[0] * block_size - item.tile.base)};
+    }
+    kernels_.softmax({.s = t.s, .p = p, .keys = n, .padded_keys = padded, .lanes = lanes,
+                      .scale = scale_, .mask = mask, .maximum = t.maximum + row,
+                      .sum = t.sum + row, .out = out, .out_rows = layout_.head_dim});
+    kernels_.product({.m = layout_.head_dim, .n = lanes, .depth = layout_.element_units(padded),
+                      .a = values.data, .a_row = values.row, .a_depth = values.depth,
+                      .b = p, .b_depth = kPanel, .c = out, .c_row = kPanel, .accumulate = true});
+    row += lanes;
+  }
+}
+
+// --- few rows: outputs are kept by rows in t.out, queries as f32 in t.rows ---
+
+void Forward::run_stream(const Item& item, ThreadScratch& t) {
+  const int64_t rows = rows_of(item.tile), dim = layout_.head_dim;
+  for (int64_t r = 0; r < rows; ++r) {
+    const std::byte* q = row_data(a_.q, item, r);
+    if (layout_.dtype == DType::kF32) {
+      std::memcpy(t.rows + r * dim, q, static_cast<size_t>(dim) * 4);
+    } else {
+      kernels_.bf16_to_float(t.rows + r * dim, reinterpret_cast<const uint16_t*>(q), dim);
+    }
+    t.position[r] = static_cast<int32_t>(r / layout_.group);
+  }
+  std::fill_n(t.out, rows * dim, 0.0f);
+  std::fill_n(t.maximum, rows, kNoMaximum);
+  std::fill_n(t.sum, rows, 0.0f);
+  KeyTiles tiles(*a_.pattern, item.tile, a_.kv_head_begin + item.kv_head, layout_.group, item.part,
+                 parts_);
+  for (KeyTile keys; tiles.next(&keys);) {
+    if (layout_.dtype == DType::kF32) {
+      stream_key_tile<float>(keys, item, rows, kernels_.stream_f32, t);
+    } else {
+      stream_key_tile<uint16_t>(keys, item, rows, kernels_.stream_bf16, t);
+    }
+  }
+}
+
+template <typename T>
+void Forward::stream_key_tile(const KeyTile& keys, const Item& item, int64_t rows,
+                              const AttentionStreamKernels<T>& stream, ThreadScratch& t) {
+  const KvView& kv = sequence(item).kv;
+  const int64_t dim = layout_.head_dim, block_size = a_.pattern->block_size;
+  const auto for_blocks = [&](const void* base, auto f) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < keys.count; ++i) {
+      const int64_t count = std::min(block_size, keys.keys - n);
+      f(reinterpret_cast<const T*>(
+            key_block(kv, base, layout_.dtype, keys.blocks[i], item.kv_head)), n, count);
+      n += count;
+    }
+  };
+  for_blocks(kv.keys, [&](const T* k, int64_t n, int64_t count) {
+    stream.scores(t.s + n, kMaxTileKeys, t.rows, rows, k, kv.token_stride, count, dim);
+  });
+  const int64_t padded = round_up<int64_t>(keys.keys, 16);
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t seen = keys.keys;
+    if (keys.diagonal) {
+      const int64_t position = item.tile.base + t.position[r];
+      seen = std::min(seen, position - keys.blocks[0] * block_size + 1);
+    }
+    std::fill(t.s + r * kMaxTileKeys + seen, t.s + r * kMaxTileKeys + padded, -INFINITY);
+  }
+  stream_softmax(rows, padded, t);
+  for_blocks(kv.values, [&](const T* v, int64_t n, int64_t count) {
+    stream.values(t.out, t.s + n, kMaxTileKeys, rows, v, kv.token_stride, count, dim);
+  });
+}
+
+void Forward::stream_softmax(int64_t rows, int64_t keys, ThreadScratch& t) {
+  const int64_t dim = layout_.head_dim;
+  for (int64_t r = 0; r < rows; ++r) {
+    float* s = t.s + r * kMaxTileKeys;
+    const float before = t.maximum[r], top = std::max(before, kernels_.maximum(s, keys));
+    const float factor = std::exp2((before - top) * scale_);
+    t.sum[r] = t.sum[r] * factor + kernels_.exponentials(s, top, scale_, keys);
+    t.maximum[r] = top;
+    if (top > before) kernels_.scale_to_float(t.out + r * dim, t.out + r * dim, factor, dim);
+  }
+}
+
+// --- results ---
+
+// Writes one finished row; `out` is not yet divided by the sum.
+void Forward::store_row(const Item& item, int64_t row, const float* out, float maximum, float sum) {
+  auto* dst = const_cast<std::byte*>(row_data(a_.out, item, row));
+  if (layout_.dtype == DType::kF32) {
+    kernels_.scale_to_float(reinterpret_cast<float*>(dst), out, 1 / sum, layout_.head_dim);
+  } else {
+    kernels_.scale_to_bf16(reinterpret_cast<uint16_t*>(dst), out, 1 / sum, layout_.head_dim);
+  }
+  if (!a_.lse.defined()) return;
+  const AttentionSequence& s = sequence(item);
+  const int64_t token = s.row_begin + item.tile.base + row / layout_.group - s.first_position;
+  const int64_t head = item.kv_head * layout_.group + row % layout_.group;
+  static_cast<float*>(a_.lse.raw())[head * a_.lse.stride(0) + token] =
+      maximum * static_cast<float>(a_.scale) + std::log(sum);
+}
+
+void Forward::store_tile(const Item& item, ThreadScratch& t, Partial* partial) {
+  const int64_t rows = rows_of(item.tile), dim = layout_.head_dim;
+  const int64_t padding = (item.tile.begin - item.tile.base) * layout_.group;
+  const bool stream = streams(item.tile);
+  for (int64_t first = 0; first < rows; first += kPanel) {
+    const float* panel = t.out + first * dim;
+    if (!stream) {
+      kernels_.transpose(reinterpret_cast<uint32_t*>(t.rows), dim,
+                         reinterpret_cast<const uint32_t*>(panel), kPanel, dim, kPanel);
+      panel = t.rows;
+    }
+    for (int64_t r = std::max(first, padding); r < std::min(first + kPanel, rows); ++r) {
+      const float* out = panel + (r - first) * dim;
+      if (partial == nullptr) {
+        store_row(item, r, out, t.maximum[r], t.sum[r]);
+      } else {
+        std::copy_n(out, dim, partial->out + r * dim);
+        partial->maximum[r] = t.maximum[r];
+        partial->sum[r] = t.sum[r];
+      }
+    }
+  }
+}
+
+// Joins the parts of an item in order.
+void Forward::merge(int64_t item_index, ThreadScratch& t) {
+  const Item item = item_at(item_index * parts_);
+  const int64_t rows = rows_of(item.tile), dim = layout_.head_dim;
+  for (int64_t r = (item.tile.begin - item.tile.base) * layout_.group; r < rows; ++r) {
+    float top = kNoMaximum, sum = 0;
+    for (int64_t i = 0; i < parts_; ++i) {
+      top = std::max(top, partial_of(item_index * parts_ + i).maximum[r]);
+    }
+    std::fill_n(t.out, dim, 0.0f);
+    for (int64_t i = 0; i < parts_; ++i) {
+      const Partial partial = partial_of(item_index * parts_ + i);
+      const float factor = std::exp2((partial.maximum[r] - top) * scale_);
+      sum += partial.sum[r] * factor;
+      for (int64_t d = 0; d < dim; ++d) t.out[d] += factor * partial.out[r * dim + d];
+    }
+    store_row(item, r, t.out, top, sum);
+  }
+}
+
+}  // namespace
+
+int64_t cpu_attention_forward_workspace_bytes(const AttentionShape& shape,
+                                              const CpuContext& context) {
+  require(shape.kv_heads > 0 && shape.q_heads % shape.kv_heads == 0 && shape.head_dim > 0 &&
+              shape.head_dim % 16 == 0,
+          "cpu attention: {} query heads, {} KV heads, head_dim {}", shape.q_heads, shape.kv_heads,
+          shape.head_dim);
+  const AttentionLayout layout = forward_layout(context.isa, shape.dtype, shape.head_dim,
+                                                shape.q_heads / shape.kv_heads);
+  const int64_t threads = context.pool.size();
+  return threads * thread_bytes(layout) + most_partials(threads) * partial_bytes(layout);
+}
+
+void cpu_attention_forward(const AttentionForward& args, CpuContext& context) {
+  require(args.q.defined() && args.q.rank() == 3 && args.kv_heads > 0,
+          "cpu attention: q must be [rows, heads, head_dim] and kv_heads positive");
+  check_attention(args, cpu_attention_forward_workspace_bytes(
+                            {args.q.dim(0), args.q.dim(1), args.kv_heads, args.q.dim(2),
+                             args.q.dtype()},
+                            context));
+  Forward(args, context).run();
+}
+
+}  // namespace longgen

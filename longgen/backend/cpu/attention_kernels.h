@@ -1,0 +1,117 @@
+// The inner loops of attention, one table an instruction set. No function bodies here: see simd.h.
+//
+// Scores are kept transposed: a panel is 64 consecutive rows of a query tile (row = token of the tile
+// times group + head of the group), one row a lane, so that softmax runs down columns and needs no
+// sums across lanes. S^T [keys, 64] = K Q^T and O^T [head_dim, 64] += V^T P^T. The left operand of a
+// product is read one broadcast at a time, the right one by vectors.
+//
+// A unit is 32 bits: an f32, or two bf16 of neighbouring depth k. Layouts ("units" of either kind):
+//   rows        [n, depth]    as stored, a row after the other: left operand of depth `depth`
+//   columns     [depth, 64]   a panel of rows transposed: right operand of depth `depth`
+//   paired      [n, depth]    depth n: f32 rows as they are; bf16 rows 2i and 2i + 1 interleaved to
+//                             [n / 2, depth] units. Right operand of depth n, or (read down its
+//                             columns) left operand of depth n
+#pragma once
+
+#include <cstdint>
+
+namespace longgen {
+
+constexpr int64_t kPanel = 64;
+
+// C [m, n] f32 (+)= A B: A's unit (i, k) is at a[i * a_row + k * a_depth], B's unit (k, j) at
+// b[k * b_depth + j]. m and n are multiples of 16.
+struct AttentionProduct {
+  int64_t m, n, depth;  // depth in units
+  const uint32_t* a;
+  int64_t a_row, a_depth;
+  const uint32_t* b;
+  int64_t b_depth;
+  float* c;
+  int64_t c_row;
+  bool accumulate;
+};
+
+// Keys of a panel that are masked: key n of the tile is seen by lane j iff
+// position[j] >= first_key + n. position null: all are seen.
+struct AttentionMask {
+  const int32_t* position = nullptr;
+  int32_t first_key = 0;
+};
+
+// One step of the online softmax over `lanes` (a multiple of 16) lanes: maximum (of raw scores) and
+// sum are brought up to date, out is rescaled, and p becomes exp2(scale * (s - maximum)).
+struct AttentionSoftmax {
+  float* s;        // [keys, 64]
+  uint32_t* p;     // paired right operand of depth padded_keys; may be s where units are f32
+  int64_t keys, padded_keys, lanes;
+  float scale;     // scale of the scores times log2(e)
+  AttentionMask mask;
+  float* maximum;  // [lanes]; start from kNoMaximum
+  float* sum;      // [lanes]
+  float* out;      // [out_rows, 64]
+  int64_t out_rows;
+};
+// Instead of -inf, so that differences of two of them are 0.
+constexpr float kNoMaximum = -1e30f;
+
+// P = exp2(scale * S - lse), dS = P (dP - delta).
+struct AttentionGradient {
+  float* s;          // [keys, 64]
+  float* dp;         // [keys, 64]
+  int64_t keys, padded_keys, lanes;
+  float scale;       // scale of the scores times log2(e)
+  AttentionMask mask;
+  const float* lse;  // [lanes], times log2(e); +inf: P is 0
+  const float* delta;
+  uint32_t* p_rows;     // left operands of depth lanes, 64 elements a row; may be s where units are f32
+  uint32_t* ds_rows;    // may be dp where units are f32
+  uint32_t* ds_paired;  // right operand of depth padded_keys; null where units are f32: ds_rows serves
+};
+
+// A few query rows against keys where they lie (decode). T is float, or uint16_t for bf16.
+template <typename T>
+struct AttentionStreamKernels {
+  // s[r * s_row + n] = q[r] . k[n] for r < rows and n < keys; q is [rows, head_dim].
+  void (*scores)(float* s, int64_t s_row, const float* q, int64_t rows, const T* k,
+                 int64_t k_stride, int64_t keys, int64_t head_dim);
+  // out[r] += sum over n of p[r * p_row + n] v[n]; out is [rows, head_dim].
+  void (*values)(float* out, const float* p, int64_t p_row, int64_t rows, const T* v,
+                 int64_t v_stride, int64_t keys, int64_t head_dim);
+};
+
+struct AttentionKernels {
+  bool bf16_units;         // else f32
+  int64_t depth_multiple;  // elements: depths are padded with zeros to a multiple of this
+  bool rows_only;          // left operands must have a_depth == 1: paired ones are transposed first
+
+  // Called by a thread before and after its products (to set up tile registers); may be null.
+  void (*begin)();
+  void (*end)();
+
+  void (*product)(const AttentionProduct& args);
+  void (*softmax)(const AttentionSoftmax& args);
+  void (*gradient)(const AttentionGradient& args);
+
+  // dst[c * dst_row + r] = src[r * src_row + c]; rows and cols are multiples of 16.
+  void (*transpose)(uint32_t* dst, int64_t dst_row, const uint32_t* src, int64_t src_row,
+                    int64_t rows, int64_t cols);
+  // dst unit (i, c) = (src[2i][c], src[2i + 1][c]); rows of bf16; rows even, cols a multiple of 16.
+  void (*pair_rows)(uint32_t* dst, int64_t dst_row, const uint16_t* src, int64_t src_row,
+                    int64_t rows, int64_t cols);
+  void (*bf16_to_float)(float* dst, const uint16_t* src, int64_t n);
+  void (*scale_to_float)(float* dst, const float* src, float scale, int64_t n);
+  void (*scale_to_bf16)(uint16_t* dst, const float* src, float scale, int64_t n);
+  void (*add)(float* dst, const float* src, int64_t n);
+  float (*dot)(const float* a, const float* b, int64_t n);
+  // x[n] becomes exp2(scale * (x - maximum)); returns the sum. n is a multiple of 16.
+  float (*exponentials)(float* x, float maximum, float scale, int64_t n);
+  float (*maximum)(const float* x, int64_t n);
+  AttentionStreamKernels<float> stream_f32;
+  AttentionStreamKernels<uint16_t> stream_bf16;
+};
+
+extern const AttentionKernels kAttentionPortable, kAttentionAvx2, kAttentionAvx512,
+    kAttentionAvx512Bf16, kAttentionAmx;
+
+}  // namespace longgen

@@ -1,0 +1,151 @@
+#include "longgen/backend/cpu/attention_tiles.h"
+
+#include <cstring>
+
+#include "longgen/base/error.h"
+
+namespace longgen {
+
+const AttentionKernels& attention_kernels_for(CpuIsa isa, DType dtype) {
+  const bool bf16 = dtype == DType::kBF16;
+  switch (isa) {
+    case CpuIsa::kPortable:
+      return kAttentionPortable;
+    case CpuIsa::kAvx2:
+      return kAttentionAvx2;
+    case CpuIsa::kAvx512Bf16:
+      if (bf16) return kAttentionAvx512Bf16;
+      return kAttentionAvx512;
+    case CpuIsa::kAmx:
+      if (bf16) return kAttentionAmx;
+      return kAttentionAvx512;
+    case CpuIsa::kAvx512:
+      return kAttentionAvx512;
+    case CpuIsa::kAuto:
+      break;
+  }
+  fail("cpu attention: the instruction set has not been chosen");
+}
+
+AttentionLayout::AttentionLayout(const AttentionKernels& kernels, DType dtype, int64_t head_dim,
+                                 int64_t group, int64_t target_rows)
+    : kernels(kernels), dtype(dtype), head_dim(head_dim), group(group) {
+  row = kernels.bf16_units ? round_up<int64_t>(head_dim, 32) : head_dim;
+  row_units = element_units(row);
+  head_depth = element_units(round_up<int64_t>(head_dim, kernels.depth_multiple));
+  tile_tokens = std::max<int64_t>(target_rows / group / 16 * 16, 16);
+  tile_rows = round_up<int64_t>(tile_tokens * group, kPanel);
+}
+
+void append_query_tiles(std::vector<QueryTile>& tiles, int64_t sequence, int64_t begin, int64_t end,
+                        int64_t tile_tokens, int64_t block_size) {
+  while (begin < end) {
+    const int64_t next = std::min(end, (begin / tile_tokens + 1) * tile_tokens);
+    const bool one_block = begin / block_size == (next - 1) / block_size;
+    tiles.push_back({sequence, one_block ? begin : begin / 16 * 16, begin, next});
+    begin = next;
+  }
+}
+
+KeyTiles::KeyTiles(const AttentionPattern& pattern, const QueryTile& tile, int64_t kv_head,
+                   int64_t group, int64_t part, int64_t parts)
+    : pattern_(pattern), tile_(tile), kv_head_(kv_head), group_(group) {
+  const int64_t size = pattern.block_size;
+  ranges_ = pattern.key_blocks(tile.begin / size, (tile.end - 1) / size + 1, kv_head);
+  int64_t total = 0;
+  for (const BlockRange& r : ranges_) total += r.count();
+  at_ = total * part / parts;
+  end_ = total * (part + 1) / parts;
+}
+
+int64_t KeyTiles::block_at(int64_t index) {
+  while (index - range_first_ >= ranges_[range_].count()) {
+    range_first_ += ranges_[range_].count();
+    ++range_;
+  }
+  return ranges_[range_].begin + (index - range_first_) * ranges_[range_].step;
+}
+
+KeyTile KeyTiles::single(int64_t block) const {
+  const int64_t size = pattern_.block_size, first = tile_.begin / size;
+  const int64_t last = (tile_.end - 1) / size;
+  const BlockRange seen = pattern_.query_blocks_of(block, first, last + 1, kv_head_);
+  const int64_t begin = std::max(seen.begin * size, tile_.begin);
+  const int64_t end = std::min(seen.end * size, tile_.end);
+  KeyTile out;
+  out.blocks[0] = block;
+  out.count = 1;
+  out.diagonal = block >= first;
+  out.keys = std::min(size, tile_.end - block * size);
+  out.row_begin = (begin - tile_.base) * group_ / 16 * 16;
+  out.row_end = round_up<int64_t>((end - tile_.base) * group_, 16);
+  return out;
+}
+
+bool KeyTiles::next(KeyTile* out) {
+  if (at_ >= end_) return false;
+  *out = single(block_at(at_++));
+  while (at_ < end_ && !out->diagonal && out->count < kMaxTileBlocks &&
+         out->keys + pattern_.block_size <= kMaxTileKeys) {
+    const KeyTile other = single(block_at(at_));
+    if (other.diagonal || other.row_begin != out->row_begin || other.row_end != out->row_end) break;
+    out->blocks[out->count++] = other.blocks[0];
+    out->keys += other.keys;
+    ++at_;
+  }
+  return true;
+}
+
+void load_row(const AttentionLayout& layout, uint32_t* dst, const std::byte* src) {
+  if (layout.dtype == DType::kF32) {
+    std::memcpy(dst, src, static_cast<size_t>(layout.head_dim) * 4);
+  } else if (layout.kernels.bf16_units) {
+    const auto bytes = static_cast<size_t>(layout.head_dim) * 2;
+    std::memcpy(dst, src, bytes);
+    std::memset(reinterpret_cast<std::byte*>(dst) + bytes, 0,
+                static_cast<size_t>(layout.row) * 2 - bytes);
+  } else {
+    layout.kernels.bf16_to_float(reinterpret_cast<float*>(dst),
+                                 reinterpret_cast<const uint16_t*>(src), layout.head_dim);
+  }
+}
+
+LeftOperand down_columns(const AttentionLayout& layout, const uint32_t* rows, int64_t n,
+                         uint32_t* paired, uint32_t* transposed) {
+  const AttentionKernels& kernels = layout.kernels;
+  if (!kernels.bf16_units) return {rows, 1, layout.row_units};
+  const int64_t padded = layout.padded_keys(n), dim = layout.head_dim;
+  kernels.pair_rows(paired, dim, reinterpret_cast<const uint16_t*>(rows), layout.row, padded, dim);
+  if (!kernels.rows_only) return {paired, 1, dim};
+  kernels.transpose(transposed, kMaxTileKeys / 2, paired, dim, padded / 2, dim);
+  return {transposed, kMaxTileKeys / 2, 1};
+}
+
+const std::byte* key_block(const KvView& kv, const void* base, DType dtype, int64_t block,
+                           int64_t head) {
+  int64_t page = block;
+  if (kv.block_table != nullptr) {
+    require(block < kv.block_table_size,
+            "cpu attention: a query sees key block {}, but the block table has {} entries", block,
+            kv.block_table_size);
+    page = kv.block_table[block];
+    require(page >= 0, "cpu attention: key block {} has been released, but a query sees it", block);
+  }
+  const int64_t element = page * kv.page_stride + head * kv.head_stride;
+  return static_cast<const std::byte*>(base) + element * dtype_size(dtype);
+}
+
+void load_key_rows(const AttentionLayout& layout, uint32_t* rows, const KeyTile& tile,
+                   const KvView& kv, const void* base, int64_t block_size, int64_t head) {
+  const int64_t token_bytes = kv.token_stride * dtype_size(layout.dtype);
+  int64_t n = 0;
+  for (int64_t i = 0; i < tile.count; ++i) {
+    const std::byte* src = key_block(kv, base, layout.dtype, tile.blocks[i], head);
+    const int64_t end = std::min(n + block_size, tile.keys);
+    for (; n < end; ++n, src += token_bytes) load_row(layout, rows + n * layout.row_units, src);
+  }
+  const int64_t padding = layout.padded_keys(n) - n;
+  std::memset(rows + n * layout.row_units, 0, static_cast<size_t>(padding * layout.row_units) * 4);
+}
+
+}  // namespace longgen

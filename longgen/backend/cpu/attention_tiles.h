@@ -1,0 +1,128 @@
+// What the forward and backward drivers of attention share: how queries are cut into tiles, which key
+// tiles a query tile sees, and how operands are laid out for the kernels.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "longgen/backend/backend.h"
+#include "longgen/backend/cpu/attention_kernels.h"
+#include "longgen/base/checked.h"
+
+namespace longgen {
+
+constexpr int64_t kMaxTileKeys = 128;
+constexpr int64_t kMaxTileBlocks = kMaxTileKeys / 16;
+
+// The kernels of an instruction set for tensors of `dtype` (f32 or bf16).
+const AttentionKernels& attention_kernels_for(CpuIsa isa, DType dtype);
+
+// Sizes that follow from the head and the kernels; elements of a row are padded to `row` so that
+// every layout of them is whole vectors and whole tiles.
+struct AttentionLayout {
+  const AttentionKernels& kernels;
+  DType dtype;         // of queries, keys, values and outputs as stored
+  int64_t head_dim, group;
+  int64_t row;         // elements of a row in `rows` layout, zero from head_dim on
+  int64_t row_units;   // units of it
+  int64_t head_depth;  // depth in units of a product over head_dim
+  int64_t tile_tokens; // tokens of a query tile: a multiple of 16
+  int64_t tile_rows;   // its rows, rounded up to whole panels
+
+  AttentionLayout(const AttentionKernels& kernels, DType dtype, int64_t head_dim, int64_t group,
+                  int64_t target_rows);
+
+  int64_t element_units(int64_t elements) const {
+    return kernels.bf16_units ? elements / 2 : elements;
+  }
+  int64_t padded_keys(int64_t keys) const {
+    return round_up<int64_t>(keys, std::max<int64_t>(kernels.depth_multiple, 16));
+  }
+  int64_t panels() const { return tile_rows / kPanel; }
+};
+
+// Queries at positions [begin, end) of a sequence; row r is position base + r / group, head
+// r % group of the group. Rows before `begin` are padding. Either base is a multiple of 16 or all
+// queries are in one block, so that the rows which see a key block are whole vectors.
+struct QueryTile {
+  int64_t sequence = 0;
+  int64_t base = 0, begin = 0, end = 0;
+};
+
+// Cuts positions [begin, end) at multiples of tile_tokens and appends the tiles.
+void append_query_tiles(std::vector<QueryTile>& tiles, int64_t sequence, int64_t begin, int64_t end,
+                        int64_t tile_tokens, int64_t block_size);
+
+// Key blocks that the same rows of a query tile see.
+struct KeyTile {
+  int64_t blocks[kMaxTileBlocks];
+  int64_t count = 0;
+  int64_t keys = 0;        // in all
+  int64_t row_begin = 0, row_end = 0;  // multiples of 16
+  bool diagonal = false;   // one block, of which a row sees the keys at or before it
+};
+
+// The key tiles of a query tile in a fixed order; next() gives them one by one. With parts > 1 only
+// those of the part-th of that many even pieces.
+class KeyTiles {
+ public:
+  KeyTiles(const AttentionPattern& pattern, const QueryTile& tile, int64_t kv_head, int64_t group,
+           int64_t part = 0, int64_t parts = 1);
+  bool next(KeyTile* out);
+  int64_t blocks_left() const { return end_ - at_; }
+
+ private:
+  int64_t block_at(int64_t index);
+  KeyTile single(int64_t block) const;
+
+  const AttentionPattern& pattern_;
+  const QueryTile& tile_;
+  int64_t kv_head_, group_;
+  std::vector<BlockRange> ranges_;
+  size_t range_ = 0;
+  int64_t range_first_ = 0;  // index of the current range's first block
+  int64_t at_ = 0, end_ = 0; // of the blocks in the order of the ranges
+};
+
+// Hands out 64-byte aligned pieces of a workspace; over a null pointer it only measures.
+class Pieces {
+ public:
+  explicit Pieces(std::byte* base) : base_(base) {}
+  template <typename T>
+  T* take(int64_t count) {
+    std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += round_up<int64_t>(count * static_cast<int64_t>(sizeof(T)), 64);
+    return reinterpret_cast<T*>(at);
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  int64_t used_ = 0;
+};
+
+// Copies one row of head_dim stored elements into `rows` layout.
+void load_row(const AttentionLayout& layout, uint32_t* dst, const std::byte* src);
+
+// A product's left operand.
+struct LeftOperand {
+  const uint32_t* data;
+  int64_t row, depth;  // strides, as in AttentionProduct
+};
+
+// The same numbers as `rows` [n, row] with depth n (padded_keys(n) rows, zero past n); `paired`
+// receives them where units are pairs, `transposed` where the kernels want whole rows.
+LeftOperand down_columns(const AttentionLayout& layout, const uint32_t* rows, int64_t n,
+                         uint32_t* paired, uint32_t* transposed);
+
+// Row `block * block_size` of a KV head, as bytes. Throws Error naming a block that was released or
+// is outside the table.
+const std::byte* key_block(const KvView& kv, const void* base, DType dtype, int64_t block,
+                           int64_t head);
+
+// Fills `rows` with the keys (or values) of a tile, zero up to padded_keys(keys).
+void load_key_rows(const AttentionLayout& layout, uint32_t* rows, const KeyTile& tile,
+                   const KvView& kv, const void* base, int64_t block_size, int64_t head);
+
+}  // namespace longgen
