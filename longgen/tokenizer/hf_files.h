@@ -1,0 +1,30 @@
+// The tokenizer files of a Hugging Face directory, as save() writes them: tokenizer.json of the
+// `tokenizers` library, tokenizer_config.json, special_tokens_map.json and chat_template.jinja.
+#pragma once
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "longgen/tokenizer/sentencepiece_model.h"
+#include "longgen/tokenizer/tokenizer.h"
+
+namespace longgen::tokenizer {
+
+using FileTexts = std::map<std::string, std::string>;  // by name
+
+// A byte-level BPE as its tokenizer.json states it.
+struct BpeFileContents {
+  std::vector<std::string> pieces;  // by id; empty: no such token
+  std::vector<std::pair<std::string, std::string>> merges;
+  std::vector<std::string> patterns;  // as PreTokenizer takes them
+  bool ignore_merges = false, nfc = false, add_prefix_space = false;
+  std::string unknown_token;  // empty: none
+};
+FileTexts make_bpe_files(const BpeFileContents& contents, const TokenizerInfo& info);
+
+// tokenizer.model itself and the same as a BPE with byte fallback.
+FileTexts make_sentencepiece_files(const SentencePieceModel& model, const TokenizerInfo& info);
+
+}  // namespace longgen::tokenizer

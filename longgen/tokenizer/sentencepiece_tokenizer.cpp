@@ -1,0 +1,167 @@
+#include "longgen/tokenizer/sentencepiece_tokenizer.h"
+
+#include <sentencepiece_processor.h>
+
+#include <algorithm>
+#include <array>
+
+#include "longgen/base/error.h"
+#include "longgen/tokenizer/hf_files.h"
+#include "longgen/tokenizer/scratch_pool.h"
+#include "longgen/tokenizer/utf8.h"
+#include "longgen/tokenizer/word_cache.h"
+
+namespace longgen::tokenizer {
+namespace {
+
+std::string with_spaces(std::string_view piece) {
+  std::string text;
+  for (size_t i = 0; i < piece.size();) {
+    const bool mark = piece.substr(i).starts_with(kSpaceMark);
+    text += mark ? ' ' : piece[i];
+    i += mark ? kSpaceMark.size() : 1;
+  }
+  return text;
+}
+
+// Whether no piece goes on with a space after something else: then a text may be cut before such a
+// space and its parts encoded alone.
+bool spaces_start_words(const SentencePieceModel& model) {
+  return std::none_of(model.pieces.begin(), model.pieces.end(), [](const auto& piece) {
+    if (!piece.in_text || piece.type == PieceType::kControl || piece.type == PieceType::kUnknown) {
+      return false;
+    }
+    const std::string text = with_spaces(piece.text);
+    const size_t letter = text.find_first_not_of(' ');
+    return letter != std::string::npos && text.find(' ', letter) != std::string::npos;
+  });
+}
+
+void check_pieces(const SentencePieceModel& model, const std::string& file) {
+  require(model.pieces.size() <= kMaxVocabulary, "{}: {} tokens; at most {} are supported", file,
+          model.pieces.size(), kMaxVocabulary);
+  for (size_t id = 0; id < model.pieces.size(); ++id) {
+    const auto& piece = model.pieces[id];
+    require(!piece.text.empty() && valid_utf8_prefix(piece.text) == piece.text.size(),
+            "{}: token {} is {}", file, id, piece.text.empty() ? "empty" : "not valid UTF-8");
+    require(piece.score == piece.score, "{}: the score of token {} ('{}') is not a number", file, id,
+            piece.text);
+    require(piece.type != PieceType::kByte || byte_of_piece(piece.text) >= 0,
+            "{}: byte token {} is '{}', not of the form <0xFF>", file, id, piece.text);
+  }
+}
+
+TokenizerInfo complete_info(const SentencePieceModel& model, TokenizerInfo info, const std::string& file) {
+  const size_t size = model.pieces.size() + info.added.size();
+  info.token_bytes.clear();
+  info.special.clear();
+  for (const auto& piece : model.pieces) {
+    const bool byte = piece.type == PieceType::kByte;
+    info.token_bytes.push_back(byte ? std::string(1, static_cast<char>(byte_of_piece(piece.text)))
+                                    : with_spaces(piece.text));
+    info.special.push_back(piece.type == PieceType::kControl || piece.type == PieceType::kUnknown);
+  }
+  for (const AddedToken& token : info.added) {
+    require(token.id >= 0 && static_cast<size_t>(token.id) < size,
+            "{}: added token '{}' has the id {}; the vocabulary ends before {}", file, token.text, token.id,
+            size);
+    if (static_cast<size_t>(token.id) >= info.token_bytes.size()) {
+      info.token_bytes.resize(token.id + 1);
+      info.special.resize(token.id + 1, false);
+    }
+    info.token_bytes[token.id] = token.text;
+    info.special[token.id] = token.special;
+  }
+  return info;
+}
+
+class SentencePieceTokenizer : public Tokenizer {
+ public:
+  SentencePieceTokenizer(SentencePieceModel model, TokenizerInfo info, const std::string& file)
+      : Tokenizer(complete_info(model, std::move(info), file), file),
+        model_(std::move(model)),
+        word_by_word_(spaces_start_words(model_)) {
+    // The space before the text is put here, so that it stands once although the text comes in parts.
+    const auto status = processor_.LoadFromSerializedProto(serialise_sentencepiece_model(model_, false));
+    require(status.ok(), "{}: SentencePiece refuses the vocabulary: {}", file, status.ToString());
+    byte_ids_.fill(model_.unk);
+    for (size_t id = 0; id < model_.pieces.size(); ++id) {
+      const auto& piece = model_.pieces[id];
+      if (piece.type == PieceType::kByte) byte_ids_[byte_of_piece(piece.text)] = static_cast<int32_t>(id);
+    }
+  }
+
+ protected:
+  void encode_plain(std::string_view text, bool space_prefix, std::vector<int32_t>& ids) const override;
+  bool adds_space_prefix(bool first) const override {
+    return model_.prefix == SpacePrefix::kAfterSpecial || (first && model_.prefix == SpacePrefix::kAtStart);
+  }
+  std::map<std::string, std::string> make_files() const override {
+    return make_sentencepiece_files(model_, info());
+  }
+
+ private:
+  struct Scratch {
+    WordCache cache;
+    std::vector<int> ids;
+  };
+
+  void encode_valid(std::string_view text, Scratch& scratch, std::vector<int32_t>& ids) const;
+  void encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& ids) const;
+
+  SentencePieceModel model_;
+  sentencepiece::SentencePieceProcessor processor_;
+  std::array<int32_t, 256> byte_ids_{};
+  bool word_by_word_;
+  mutable ScratchPool<Scratch> scratch_;
+};
+
+void SentencePieceTokenizer::encode_plain(std::string_view text, bool space_prefix,
+                                          std::vector<int32_t>& ids) const {
+  const bool spaced = text.starts_with(' ') || text.starts_with(kSpaceMark);
+  std::string prefixed(1, ' ');
+  if (space_prefix && !(model_.prefix_unless_space && spaced)) text = prefixed += text;
+  scratch_.with([] { return std::make_unique<Scratch>(); },
+                [&](Scratch& scratch) {
+                  for_each_utf8_run(
+                      text, [&](std::string_view valid) { encode_valid(valid, scratch, ids); },
+                      [&](std::string_view invalid) {
+                        for (const char c : invalid) ids.push_back(byte_ids_[static_cast<uint8_t>(c)]);
+                      });
+                });
+}
+
+void SentencePieceTokenizer::encode_valid(std::string_view text, Scratch& scratch,
+                                          std::vector<int32_t>& ids) const {
+  size_t begin = 0;
+  for (size_t i = 1; word_by_word_ && i < text.size(); ++i) {
+    if (text[i] != ' ' || text[i - 1] == ' ') continue;
+    if (text.substr(0, i).ends_with(kSpaceMark)) continue;  // SentencePiece takes it for a space
+    encode_word(text.substr(begin, i - begin), scratch, ids);
+    begin = i;
+  }
+  encode_word(text.substr(begin), scratch, ids);
+}
+
+void SentencePieceTokenizer::encode_word(std::string_view word, Scratch& scratch,
+                                         std::vector<int32_t>& ids) const {
+  size_t count = 0;
+  if (const int32_t* known = scratch.cache.find(word, count)) {
+    ids.insert(ids.end(), known, known + count);
+    return;
+  }
+  const auto status = processor_.Encode(word, &scratch.ids);
+  require(status.ok(), "SentencePiece cannot encode the text: {}", status.ToString());
+  ids.insert(ids.end(), scratch.ids.begin(), scratch.ids.end());
+  scratch.cache.insert(word, scratch.ids);
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model, TokenizerInfo info,
+                                                        const std::string& file) {
+  check_pieces(model, file);
+  return std::make_unique<SentencePieceTokenizer>(std::move(model), std::move(info), file);
+}
+
+}  // namespace longgen::tokenizer

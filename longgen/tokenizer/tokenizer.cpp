@@ -1,0 +1,185 @@
+#include "longgen/tokenizer/tokenizer.h"
+
+#include <algorithm>
+
+#include "longgen/base/atomic_file.h"
+#include "longgen/base/error.h"
+#include "longgen/tokenizer/utf8.h"
+
+namespace longgen::tokenizer {
+namespace {
+
+bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+// Bytes of characters beyond ASCII count as letters.
+bool is_word(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+         static_cast<unsigned char>(c) >= 0x80;
+}
+
+void check_id(int32_t id, int32_t size, const std::string& file, const char* what) {
+  require(id >= kNoToken && id < size, "{}: {} token id {} is outside the vocabulary of {} tokens", file,
+          what, id, size);
+}
+
+}  // namespace
+
+void TokenizerInfo::validate(const std::string& file) const {
+  const auto size = static_cast<int32_t>(token_bytes.size());
+  require(size > 0, "{}: the tokenizer has no tokens", file);
+  require(special.size() == token_bytes.size(), "{}: {} tokens but {} token kinds", file, size,
+          special.size());
+  check_id(bos, size, file, "beginning-of-text");
+  check_id(eos, size, file, "end-of-text");
+  check_id(pad, size, file, "padding");
+  check_id(unk, size, file, "unknown");
+  for (const int32_t id : end_of_generation) {
+    require(id >= 0, "{}: end-of-generation token id {} is negative", file, id);
+    check_id(id, size, file, "end-of-generation");
+  }
+  for (const AddedToken& token : added) {
+    require(token.id >= 0, "{}: added token '{}' has the id {}", file, token.text, token.id);
+    check_id(token.id, size, file, "added");
+    require(!token.text.empty(), "{}: added token {} is empty", file, token.id);
+  }
+}
+
+AddedTokenMatcher::AddedTokenMatcher(const std::vector<AddedToken>& tokens) : tokens_(tokens) {
+  std::stable_sort(tokens_.begin(), tokens_.end(), [](const AddedToken& a, const AddedToken& b) {
+    return a.text.size() > b.text.size();
+  });
+  for (uint32_t i = 0; i < tokens_.size(); ++i) {
+    by_first_byte_[static_cast<uint8_t>(tokens_[i].text[0])].push_back(i);
+    any_plain_ |= !tokens_[i].special;
+  }
+}
+
+const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t position,
+                                                bool with_special) const {
+  for (const uint32_t i : by_first_byte_[static_cast<uint8_t>(text[position])]) {
+    const AddedToken& token = tokens_[i];
+    if (token.special && !with_special) continue;
+    if (text.compare(position, token.text.size(), token.text) != 0) continue;
+    const size_t end = position + token.text.size();
+    const bool beside_word = (position > 0 && is_word(text[position - 1])) ||
+                             (end < text.size() && is_word(text[end]));
+    if (!token.single_word || !beside_word) return &token;
+  }
+  return nullptr;
+}
+
+AddedTokenMatcher::Match AddedTokenMatcher::find(std::string_view text, size_t from,
+                                                 bool with_special) const {
+  Match match{text.size(), text.size(), nullptr};
+  if (tokens_.empty() || (!with_special && !any_plain_)) return match;
+  for (size_t i = from; i < text.size(); ++i) {
+    match.token = longest_at(text, i, with_special);
+    if (match.token == nullptr) continue;
+    match.begin = i;
+    match.end = i + match.token->text.size();
+    while (match.token->lstrip && match.begin > from && is_space(text[match.begin - 1])) --match.begin;
+    while (match.token->rstrip && match.end < text.size() && is_space(text[match.end])) ++match.end;
+    break;
+  }
+  return match;
+}
+
+Tokenizer::Tokenizer(TokenizerInfo info, const std::string& file)
+    : info_((info.validate(file), std::move(info))), matcher_(info_.added) {}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
+  std::vector<int32_t> ids;
+  if (options.add_bos) {
+    require(info_.bos != kNoToken,
+            "this tokenizer has no beginning-of-text (BOS) token; encode without it");
+    ids.push_back(info_.bos);
+  }
+  Before before = Before::kNothing;
+  for (size_t i = 0; i < text.size();) {
+    const auto match = matcher_.find(text, i, options.parse_special);
+    if (match.begin > i) encode_plain(text.substr(i, match.begin - i), takes_space(before), ids);
+    if (match.token != nullptr) {
+      ids.push_back(match.token->id);
+      before = match.token->special ? Before::kSpecial : Before::kText;
+    }
+    i = match.end;
+  }
+  return ids;
+}
+
+void Tokenizer::append_token(int32_t id, bool skip_special, Before& before, std::string& text) const {
+  const std::string& bytes = token_bytes(id);
+  if (info_.special[id]) {
+    if (!skip_special) text += bytes;
+    if (id != info_.bos || before != Before::kNothing) before = Before::kSpecial;
+    return;
+  }
+  text.append(bytes, takes_space(before) && bytes.starts_with(' ') ? 1 : 0);
+  before = Before::kText;
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids, DecodeOptions options) const {
+  std::string text;
+  Before before = options.continuation ? Before::kText : Before::kNothing;
+  for (const int32_t id : ids) append_token(id, options.skip_special, before, text);
+  return text;
+}
+
+const std::string& Tokenizer::token_bytes(int32_t id) const {
+  require(id >= 0 && id < vocab_size(), "token id {} is outside the tokenizer's {} tokens", id,
+          vocab_size());
+  return info_.token_bytes[id];
+}
+
+bool Tokenizer::is_special(int32_t id) const {
+  return id >= 0 && id < vocab_size() && info_.special[id];
+}
+
+bool Tokenizer::is_end_of_generation(int32_t id) const {
+  return std::binary_search(info_.end_of_generation.begin(), info_.end_of_generation.end(), id);
+}
+
+void Tokenizer::set_end_of_generation(std::vector<int32_t> ids) {
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  info_.end_of_generation = std::move(ids);
+}
+
+void Tokenizer::save(const std::filesystem::path& directory) const {
+  const auto made = info_.source_files.empty() ? make_files() : std::map<std::string, std::string>{};
+  for (const auto& [name, text] : info_.source_files.empty() ? made : info_.source_files) {
+    write_file_atomically(directory / name, text);
+  }
+}
+
+std::string StreamDecoder::push(int32_t id) {
+  tokenizer_->append_token(id, options_.skip_special, before_, pending_);
+  return take_characters();
+}
+
+std::string StreamDecoder::take_characters() {
+  std::string text;
+  std::string_view rest = pending_;
+  while (!rest.empty()) {
+    const size_t valid = valid_utf8_prefix(rest);
+    text += rest.substr(0, valid);
+    rest.remove_prefix(valid);
+    if (rest.empty()) break;
+    const Utf8Step step = utf8_step(rest);
+    if (step.kind == Utf8Kind::kIncomplete) break;
+    append_utf8(text, 0xFFFD);
+    rest.remove_prefix(step.length);
+  }
+  pending_.erase(0, pending_.size() - rest.size());
+  return text;
+}
+
+std::string StreamDecoder::finish() {
+  std::string text;
+  if (!pending_.empty()) append_utf8(text, 0xFFFD);
+  pending_.clear();
+  before_ = first();
+  return text;
+}
+
+}  // namespace longgen::tokenizer

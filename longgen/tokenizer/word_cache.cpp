@@ -1,0 +1,57 @@
+#include "longgen/tokenizer/word_cache.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+
+namespace longgen::tokenizer {
+namespace {
+
+constexpr size_t kSlots = size_t{1} << 17;
+constexpr size_t kMaxWords = kSlots / 2;
+constexpr size_t kMaxWordBytes = 64;
+
+}  // namespace
+
+WordCache::WordCache() : entries_(kSlots) {}
+
+void WordCache::clear() {
+  std::fill(entries_.begin(), entries_.end(), Entry{});
+  words_.clear();
+  ids_.clear();
+  used_ = 0;
+}
+
+size_t WordCache::slot_of(uint64_t hash, std::string_view word) const {
+  for (size_t slot = hash % kSlots;; slot = (slot + 1) % kSlots) {
+    const Entry& entry = entries_[slot];
+    if (entry.word_length == 0) return slot;
+    if (entry.hash == hash && word == std::string_view(words_).substr(entry.word_begin, entry.word_length)) {
+      return slot;
+    }
+  }
+}
+
+const int32_t* WordCache::find(std::string_view word, size_t& count) const {
+  if (word.empty() || word.size() > kMaxWordBytes) return nullptr;
+  const Entry& entry = entries_[slot_of(XXH3_64bits(word.data(), word.size()), word)];
+  if (entry.word_length == 0) return nullptr;
+  count = entry.ids_count;
+  return ids_.data() + entry.ids_begin;
+}
+
+void WordCache::insert(std::string_view word, std::span<const int32_t> ids) {
+  if (word.empty() || word.size() > kMaxWordBytes) return;
+  if (used_ == kMaxWords) clear();
+  const uint64_t hash = XXH3_64bits(word.data(), word.size());
+  // A word of at most 64 bytes has at most 64 ids (SentencePiece: 65), so all sizes fit.
+  entries_[slot_of(hash, word)] = {hash, static_cast<uint32_t>(words_.size()),
+                                   static_cast<uint32_t>(ids_.size()), static_cast<uint16_t>(word.size()),
+                                   static_cast<uint16_t>(ids.size())};
+  words_ += word;
+  ids_.insert(ids_.end(), ids.begin(), ids.end());
+  ++used_;
+}
+
+}  // namespace longgen::tokenizer
