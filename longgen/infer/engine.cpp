@@ -1,7 +1,6 @@
 #include "longgen/infer/engine.h"
 
 #include <algorithm>
-#include <deque>
 #include <numeric>
 
 #include "longgen/base/checked.h"
@@ -24,9 +23,40 @@ int64_t most_logit_rows(const EngineOptions& options) {
   return std::max(options.max_batch, options.score_rows);
 }
 
-std::span<const float> row(const Tensor& logits, int64_t i) {
-  return {logits.data<float>() + i * logits.stride(0), static_cast<size_t>(logits.dim(1))};
+// Row i of logits that may be f64 (the reference backend's).
+std::vector<float> row(const Tensor& logits, int64_t i) {
+  const int64_t begin = i * logits.stride(0), vocab = logits.dim(1);
+  if (logits.dtype() == DType::kF64) {
+    const double* values = logits.data<double>() + begin;
+    return {values, values + vocab};
+  }
+  const float* values = logits.data<float>() + begin;
+  return {values, values + vocab};
 }
+
+// Appends the log-probabilities of `labels`, one a row of logits.
+template <typename Acc>
+void append_log_probabilities(std::vector<float>& out, Backend& backend, const Tensor& logits,
+                              std::span<const int32_t> labels) {
+  std::vector<Acc> losses(labels.size());
+  backend.softmax_cross_entropy(Tensor::of(std::span(losses)), Tensor(), logits, Tensor::of(labels),
+                                1);
+  for (const Acc loss : losses) out.push_back(static_cast<float>(-loss));
+}
+
+// A sequence of the cache; its pages go back however the work on it ends.
+class SequenceHandle {
+ public:
+  explicit SequenceHandle(KvCache& cache) : cache_(cache), id_(cache.add_sequence()) {}
+  ~SequenceHandle() { cache_.remove_sequence(id_); }
+  SequenceHandle(const SequenceHandle&) = delete;
+  SequenceHandle& operator=(const SequenceHandle&) = delete;
+  int64_t id() const { return id_; }
+
+ private:
+  KvCache& cache_;
+  int64_t id_;
+};
 
 }  // namespace
 
@@ -34,23 +64,35 @@ std::string_view finish_reason_name(FinishReason reason) {
   switch (reason) {
     case FinishReason::kEndOfText: return "end_of_text";
     case FinishReason::kStopString: return "stop";
-    case FinishReason::kLength: break;
+    case FinishReason::kLength: return "length";
+    case FinishReason::kCancelled: break;
   }
-  return "length";
+  return "cancelled";
+}
+
+void EngineStats::add(const EngineStats& other) {
+  prefill_tokens += other.prefill_tokens;
+  decode_tokens += other.decode_tokens;
+  prefill_seconds += other.prefill_seconds;
+  decode_seconds += other.decode_seconds;
+  kv_bytes_in_use = std::max(kv_bytes_in_use, other.kv_bytes_in_use);
+  kv_bytes_peak = std::max(kv_bytes_peak, other.kv_bytes_peak);
+  kv_bytes_all_full = std::max(kv_bytes_all_full, other.kv_bytes_all_full);
 }
 
 // A request that has its place in the batch.
 struct Engine::Running {
-  Running(const Request& r, size_t i, int64_t s, const tokenizer::Tokenizer& tokenizer)
-      : request(r), index(i), sequence(s), sampler(r.sampling, i),
-        decoder(tokenizer, {.skip_special = true, .continuation = true}), stops(r.stop) {}
+  Running(const Request& r, size_t i, KvCache& cache, const tokenizer::Tokenizer& tokenizer)
+      : request(r), index(i), sampler(r.sampling, i),
+        decoder(tokenizer, {.skip_special = true, .continuation = true}), stops(r.stop),
+        sequence(cache) {}
 
   const Request& request;
   size_t index;
-  int64_t sequence;
   Sampler sampler;
   tokenizer::StreamDecoder decoder;
   StopStrings stops;
+  SequenceHandle sequence;
   Completion completion;
   bool finished = false;
 };
@@ -87,11 +129,13 @@ EnginePlan Engine::plan(const model::ModelConfig& config, DType dtype, Backend& 
 }
 
 Tensor Engine::prefill(int64_t sequence, std::span<const int32_t> prompt,
-                       const std::function<void(int64_t)>& on_done) {
+                       const std::function<void(int64_t)>& on_done,
+                       const std::function<bool()>& cancelled) {
   const double start = monotonic_seconds();
   Tensor logits;
   const auto total = static_cast<int64_t>(prompt.size());
   for (int64_t begin = 0; begin < total; begin += options_.chunk) {
+    if (cancelled && cancelled()) return {};
     const int64_t count = std::min(options_.chunk, total - begin);
     const model::SequenceChunk chunk{sequence, begin,
                                      prompt.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))};
@@ -142,109 +186,142 @@ void Engine::note_cache() {
   stats_.kv_bytes_all_full = cache_->all_full_bytes();
 }
 
+// What one call of generate() works on.
+struct Engine::Batch {
+  std::span<const Request> requests;
+  const tokenizer::Tokenizer& tokenizer;
+  const EngineCallbacks& callbacks;
+  int64_t prompt_total = 0, prefilled = 0;
+  size_t next = 0;                                // the first request that has not been started
+  std::vector<std::unique_ptr<Running>> running;  // in order of their start
+  std::vector<Completion> completions;
+
+  bool cancelled() const { return callbacks.cancelled && callbacks.cancelled(); }
+
+  // Takes the requests that have finished out of the batch, or all of them.
+  void retire(bool all = false) {
+    for (auto& r : running) {
+      if (r->finished || all) completions[r->index] = std::move(r->completion);
+    }
+    std::erase_if(running, [&](const auto& r) { return r->finished || all; });
+  }
+};
+
+void Engine::check(std::span<const Request> requests) const {
+  const int64_t limit = position_limit(config_, options_);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const auto prompt = static_cast<int64_t>(requests[i].prompt.size());
+    const int64_t new_tokens = requests[i].max_new_tokens;
+    require(prompt >= 1, "prompt {} is empty; give at least one token", i + 1);
+    require(new_tokens >= 1, "prompt {}: {} new tokens; ask for at least 1", i + 1, new_tokens);
+    require(new_tokens <= limit && prompt <= limit - new_tokens,
+            "prompt {} has {} tokens and asks for {} more, but the context was set to {}", i + 1, prompt,
+            new_tokens, limit);
+  }
+}
+
+// Starts the next request: its prompt and its first token. False when cancelled.
+bool Engine::start_next(Batch& batch) {
+  const Request& request = batch.requests[batch.next];
+  batch.running.push_back(
+      std::make_unique<Running>(request, batch.next, *cache_, batch.tokenizer));
+  Running& r = *batch.running.back();
+  const auto on_done = [&](int64_t done) {
+    if (batch.callbacks.on_prefill) batch.callbacks.on_prefill(batch.prefilled + done, batch.prompt_total);
+  };
+  const Tensor logits = prefill(r.sequence.id(), request.prompt, on_done, batch.callbacks.cancelled);
+  if (!logits.defined()) return false;
+  batch.prefilled += static_cast<int64_t>(request.prompt.size());
+  ++batch.next;
+  note_cache();
+  accept(r, r.sampler.sample(row(logits, 0), 0), batch.tokenizer, batch.callbacks);
+  return true;
+}
+
+// One more token for every running request.
+void Engine::step(Batch& batch) {
+  const double start = monotonic_seconds();
+  std::vector<model::SequenceChunk> chunks;
+  std::vector<int64_t> rows(batch.running.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  for (const auto& r : batch.running) {
+    chunks.push_back({r->sequence.id(), cache_->length(r->sequence.id()), {&r->completion.ids.back(), 1}});
+    cache_->extend(r->sequence.id(), 1);
+  }
+  const Tensor logits = pass_->forward(chunks, *cache_, rows);
+  for (const auto& r : batch.running) {
+    cache_->release_before(r->sequence.id(), cache_->length(r->sequence.id()));
+  }
+  note_cache();
+  for (size_t i = 0; i < batch.running.size(); ++i) {
+    Running& r = *batch.running[i];
+    const auto tokens = static_cast<int64_t>(r.completion.ids.size());
+    accept(r, r.sampler.sample(row(logits, static_cast<int64_t>(i)), tokens), batch.tokenizer,
+           batch.callbacks);
+  }
+  stats_.decode_tokens += static_cast<int64_t>(batch.running.size());
+  stats_.decode_seconds += monotonic_seconds() - start;
+}
+
 std::vector<Completion> Engine::generate(std::span<const Request> requests,
                                          const tokenizer::Tokenizer& tokenizer,
                                          const EngineCallbacks& callbacks) {
-  const int64_t limit = position_limit(config_, options_);
-  int64_t prompt_total = 0;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    const auto prompt = static_cast<int64_t>(requests[i].prompt.size());
-    require(prompt >= 1, "prompt {} is empty; give at least one token", i + 1);
-    require(requests[i].max_new_tokens >= 1, "prompt {}: {} new tokens; ask for at least 1", i + 1,
-            requests[i].max_new_tokens);
-    require(requests[i].max_new_tokens <= limit && prompt <= limit - requests[i].max_new_tokens,
-            "prompt {} has {} tokens and asks for {} more, but the context was set to {}", i + 1, prompt,
-            requests[i].max_new_tokens, limit);
-    prompt_total += prompt;
-  }
+  check(requests);
   stats_ = {};
-  std::vector<Completion> completions(requests.size());
-  std::vector<std::unique_ptr<Running>> running;
-  size_t next = 0;
-  int64_t prefilled = 0;
-  const auto retire = [&] {
-    for (auto& r : running) {
-      if (!r->finished) continue;
-      cache_->remove_sequence(r->sequence);
-      completions[r->index] = std::move(r->completion);
-    }
-    std::erase_if(running, [](const auto& r) { return r->finished; });
-  };
-
-  while ((next < requests.size() || !running.empty()) &&
-         !(callbacks.cancelled && callbacks.cancelled())) {
-    while (next < requests.size() && static_cast<int64_t>(running.size()) < options_.max_batch) {
-      running.push_back(std::make_unique<Running>(requests[next], next, cache_->add_sequence(), tokenizer));
-      Running& r = *running.back();
-      const Tensor logits = prefill(r.sequence, r.request.prompt, [&](int64_t done) {
-        if (callbacks.on_prefill) callbacks.on_prefill(prefilled + done, prompt_total);
-      });
-      prefilled += static_cast<int64_t>(r.request.prompt.size());
-      note_cache();
-      accept(r, r.sampler.sample(row(logits, 0), 0), tokenizer, callbacks);
-      ++next;
-    }
-    retire();
-    if (running.empty()) continue;
-
-    const double start = monotonic_seconds();
-    std::vector<model::SequenceChunk> chunks;
-    std::vector<int64_t> rows(running.size());
-    std::iota(rows.begin(), rows.end(), 0);
-    for (const auto& r : running) {
-      chunks.push_back({r->sequence, cache_->length(r->sequence), {&r->completion.ids.back(), 1}});
-      cache_->extend(r->sequence, 1);
-    }
-    const Tensor logits = pass_->forward(chunks, *cache_, rows);
-    for (const auto& r : running) cache_->release_before(r->sequence, cache_->length(r->sequence));
-    note_cache();
-    for (size_t i = 0; i < running.size(); ++i) {
-      const auto step = static_cast<int64_t>(running[i]->completion.ids.size());
-      accept(*running[i], running[i]->sampler.sample(row(logits, static_cast<int64_t>(i)), step),
-             tokenizer, callbacks);
-    }
-    stats_.decode_tokens += static_cast<int64_t>(running.size());
-    stats_.decode_seconds += monotonic_seconds() - start;
-    retire();
+  cache_->reset_peak();
+  Batch batch{.requests = requests, .tokenizer = tokenizer, .callbacks = callbacks};
+  batch.completions.resize(requests.size());
+  for (const Request& request : requests) {
+    batch.prompt_total += static_cast<int64_t>(request.prompt.size());
   }
-  for (auto& r : running) r->finished = true;  // cancelled: what there is
-  retire();
-  return completions;
+  bool going = true;
+  while (going && (batch.next < requests.size() || !batch.running.empty())) {
+    while (going && batch.next < requests.size() &&
+           static_cast<int64_t>(batch.running.size()) < options_.max_batch) {
+      going = start_next(batch);
+    }
+    batch.retire();
+    going = going && !batch.cancelled();
+    if (going && !batch.running.empty()) {
+      step(batch);
+      batch.retire();
+    }
+  }
+  batch.retire(true);
+  return std::move(batch.completions);
 }
 
 std::vector<float> Engine::score(std::span<const int32_t> ids, const EngineCallbacks& callbacks) {
   const auto total = static_cast<int64_t>(ids.size());
-  require(total <= position_limit(config_, options_), "the text has {} tokens, but the context was set to {}",
-          total, position_limit(config_, options_));
+  require(total <= position_limit(config_, options_),
+          "the text has {} tokens, but the context was set to {}", total,
+          position_limit(config_, options_));
   stats_ = {};
+  cache_->reset_peak();
   const double start = monotonic_seconds();
   std::vector<float> log_probabilities;
-  const int64_t sequence = cache_->add_sequence();
+  const SequenceHandle sequence(*cache_);
+  // The last token predicts nothing: it need not run.
   for (int64_t begin = 0; begin + 1 < total; begin += options_.score_rows) {
-    const int64_t count = std::min(options_.score_rows, total - begin);
-    const model::SequenceChunk chunk{sequence, begin,
-                                     ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))};
-    std::vector<int64_t> rows(static_cast<size_t>(count));
-    std::iota(rows.begin(), rows.end(), 0);
-    std::vector<int32_t> labels(static_cast<size_t>(count), -1);
-    for (int64_t i = 0; i < count && begin + i + 1 < total; ++i) {
-      labels[static_cast<size_t>(i)] = ids[static_cast<size_t>(begin + i + 1)];
-    }
-    cache_->extend(sequence, count);
-    const Tensor logits = pass_->forward({&chunk, 1}, *cache_, rows);
-    std::vector<float> losses(static_cast<size_t>(count));
-    backend_.softmax_cross_entropy(Tensor::of(std::span(losses)), Tensor(), logits,
-                                   Tensor::of(std::span(labels)), 1);
-    for (int64_t i = 0; i < count && begin + i + 1 < total; ++i) {
-      log_probabilities.push_back(-losses[static_cast<size_t>(i)]);
-    }
-    cache_->release_before(sequence, cache_->length(sequence));
-    note_cache();
-    if (callbacks.on_prefill) callbacks.on_prefill(begin + count, total);
     if (callbacks.cancelled && callbacks.cancelled()) break;
+    const int64_t count = std::min(options_.score_rows, total - 1 - begin);
+    const auto first = static_cast<size_t>(begin), size = static_cast<size_t>(count);
+    const model::SequenceChunk chunk{sequence.id(), begin, ids.subspan(first, size)};
+    std::vector<int64_t> rows(size);
+    std::iota(rows.begin(), rows.end(), 0);
+    cache_->extend(sequence.id(), count);
+    const Tensor logits = pass_->forward({&chunk, 1}, *cache_, rows);
+    const auto labels = ids.subspan(first + 1, size);
+    if (logits.dtype() == DType::kF64) {
+      append_log_probabilities<double>(log_probabilities, backend_, logits, labels);
+    } else {
+      append_log_probabilities<float>(log_probabilities, backend_, logits, labels);
+    }
+    cache_->release_before(sequence.id(), cache_->length(sequence.id()));
+    note_cache();
+    if (callbacks.on_prefill) callbacks.on_prefill(begin + count + 1, total);
   }
-  cache_->remove_sequence(sequence);
-  stats_.prefill_tokens = total;
+  stats_.prefill_tokens = static_cast<int64_t>(log_probabilities.size());
   stats_.prefill_seconds = monotonic_seconds() - start;
   return log_probabilities;
 }

@@ -22,7 +22,8 @@ struct EngineOptions {
   int64_t score_rows = 256;     // rows whose logits exist at once while scoring
 };
 
-enum class FinishReason : uint8_t { kEndOfText, kStopString, kLength };
+// kCancelled: generation was stopped from outside before or while the request ran.
+enum class FinishReason : uint8_t { kEndOfText, kStopString, kLength, kCancelled };
 std::string_view finish_reason_name(FinishReason reason);
 
 struct Request {
@@ -36,13 +37,16 @@ struct Request {
 struct Completion {
   std::vector<int32_t> ids;          // generated, without the prompt
   std::string text;                  // without special tokens and the stop string
-  FinishReason reason = FinishReason::kLength;
+  FinishReason reason = FinishReason::kCancelled;
 };
 
 struct EngineStats {
   int64_t prefill_tokens = 0, decode_tokens = 0;   // decode: tokens produced by steps after the first
   double prefill_seconds = 0, decode_seconds = 0;
   int64_t kv_bytes_in_use = 0, kv_bytes_peak = 0, kv_bytes_all_full = 0;  // at the last step; the most
+
+  // Sums tokens and seconds, keeps the greater bytes.
+  void add(const EngineStats& other);
 };
 
 struct EngineCallbacks {
@@ -50,7 +54,7 @@ struct EngineCallbacks {
   std::function<void(size_t request, std::string_view text)> on_text;
   // Prompt tokens done, of all.
   std::function<void(int64_t done, int64_t total)> on_prefill;
-  // Polled between passes: true stops generation and returns what there is.
+  // Polled between passes, prefill chunks included: true stops and returns what there is.
   std::function<bool()> cancelled;
 };
 
@@ -80,12 +84,20 @@ class Engine {
   std::vector<float> score(std::span<const int32_t> ids, const EngineCallbacks& callbacks = {});
 
   const EngineStats& stats() const { return stats_; }
+  const model::ModelConfig& config() const { return config_; }
+  int64_t max_batch() const { return options_.max_batch; }
 
  private:
   struct Running;
+  struct Batch;
 
+  void check(std::span<const Request> requests) const;
+  bool start_next(Batch& batch);
+  void step(Batch& batch);
+  // Logits of the last token [1, vocab]; undefined when cancelled.
   Tensor prefill(int64_t sequence, std::span<const int32_t> prompt,
-                 const std::function<void(int64_t)>& on_done);
+                 const std::function<void(int64_t)>& on_done,
+                 const std::function<bool()>& cancelled);
   void accept(Running& running, int32_t id, const tokenizer::Tokenizer& tokenizer,
               const EngineCallbacks& callbacks);
   void note_cache();

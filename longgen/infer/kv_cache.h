@@ -27,10 +27,11 @@ struct KvGroup {
 // Ascending by first layer; together they cover every (layer, KV head) once.
 std::vector<KvGroup> kv_groups(const model::ModelConfig& config);
 
-// Bytes of keys and values that queries after `tokens` tokens of one sequence still need, in whole
-// blocks, and what a model with full attention in every layer would keep.
+// Bytes of keys and values of one sequence of `tokens` tokens, in whole blocks.
 struct KvBytes {
-  int64_t live = 0, all_full = 0;
+  int64_t live = 0;      // what a later query still needs: the cache after release_before(tokens)
+  int64_t kept = 0;      // what the last query sees (AttentionPattern::tokens_kept): published figures
+  int64_t all_full = 0;  // with full attention in every layer
 };
 KvBytes kv_bytes(const model::ModelConfig& config, DType dtype, int64_t tokens);
 
@@ -58,6 +59,8 @@ class KvCache : public model::KvStore {
 
   int64_t bytes_in_use() const { return bytes_in_use_; }
   int64_t peak_bytes_in_use() const { return peak_bytes_in_use_; }
+  // The peak from now on.
+  void reset_peak() { peak_bytes_in_use_ = bytes_in_use_; }
   // Memory that has been touched: pages in use and pages that wait for reuse.
   int64_t bytes_reserved() const;
   // What the running sequences would hold were every layer full.
