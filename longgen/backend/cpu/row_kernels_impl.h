@@ -159,8 +159,8 @@ struct ValueAndSlope {
 LONGGEN_SIMD ValueAndSlope activate(RowActivation act, Vf x) {
   switch (act) {
     case RowActivation::kSilu: {
-      const Vf s = sigmoid(x);
-      return {x * s, s * (1.0f + x * (1.0f - s))};
+      const auto [s, complement] = sigmoid(x);
+      return {x * s, s * (1.0f + x * complement)};
     }
     case RowActivation::kGelu: {
       const Vf cdf = 0.5f * (1.0f + erf(x * 0.70710678118654752f));
@@ -169,8 +169,8 @@ LONGGEN_SIMD ValueAndSlope activate(RowActivation act, Vf x) {
     }
     case RowActivation::kGeluTanh: {
       constexpr float kA = 2 * 0.79788456080286536f, kB = 0.044715f;
-      const Vf s = sigmoid(kA * (x + kB * x * x * x));
-      return {x * s, s + x * s * (1.0f - s) * kA * (1.0f + 3 * kB * x * x)};
+      const auto [s, complement] = sigmoid(kA * (x + kB * x * x * x));
+      return {x * s, s + x * s * complement * kA * (1.0f + 3 * kB * x * x)};
     }
     default:
       return {x > 0.0f ? x : Vf{}, x > 0.0f ? broadcast(1.0f) : Vf{}};

@@ -179,7 +179,15 @@ LONGGEN_SIMD Vf exp(Vf x) {
   return x < -87.33654f ? Vf{} : (x > 88.72283f ? infinity : (x != x ? x : y));
 }
 
-LONGGEN_SIMD Vf sigmoid(Vf x) { return 1.0f / (1.0f + exp(-x)); }
+// s = sigmoid(x) and 1 - s, each to a few units in the last place.
+struct Sigmoid {
+  Vf s, complement;
+};
+LONGGEN_SIMD Sigmoid sigmoid(Vf x) {
+  const Vf e = exp(x < 0.0f ? x : -x);
+  const Vf larger = 1.0f / (1.0f + e), smaller = e * larger;
+  return {x < 0.0f ? smaller : larger, x < 0.0f ? larger : smaller};
+}
 
 // erf to about 1e-7 absolute: x + x q(x^2) up to 0.9, 1 - e^p(|x|) up to 4.1 and 1 beyond; q and p
 // are least-squares fits to erf(x)/x - 1 and ln erfc(x) over Chebyshev points of these intervals.
