@@ -163,6 +163,12 @@ const Tensor& ParameterSet::operator[](std::string_view name) const {
   return tensors_[static_cast<size_t>(i)];
 }
 
+void ParameterSet::set_trainable(std::string_view name, bool trainable) {
+  const int64_t i = index_of(name);
+  require(i >= 0, "the model has no parameter {}", name);
+  specs_[static_cast<size_t>(i)].trainable = trainable;
+}
+
 void initialize(const ModelConfig& config, uint64_t seed, const ParameterSet& weights) {
   const double residual = 1 / std::sqrt(2 * static_cast<double>(config.num_layers));
   for (size_t index = 0; index < weights.specs().size(); ++index) {

@@ -22,8 +22,8 @@ struct ParamSpec {
   std::string name;
   std::vector<int64_t> shape;  // matrices [out, in]
   bool decay = false;          // weight decay: matrices only
-  bool trainable = true;
-  int shard_axis = -1;  // the axis that tensor parallelism cuts; -1: replicated
+  bool trainable = true;       // false: no gradient is computed
+  int shard_axis = -1;         // the axis that tensor parallelism cuts; -1: replicated
   int64_t numel() const;
 };
 
@@ -48,6 +48,9 @@ class ParameterSet {
   // Index into specs() and tensors(); -1 when there is none.
   int64_t index_of(std::string_view name) const;
   int64_t bytes() const { return arena_->used_bytes(); }
+  // A frozen parameter gets no gradient from passes that are made afterwards. Throws Error when
+  // there is no such parameter.
+  void set_trainable(std::string_view name, bool trainable);
 
  private:
   DType dtype_;
