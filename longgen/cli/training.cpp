@@ -1,0 +1,40 @@
+#include "longgen/cli/training.h"
+
+#include "longgen/base/error.h"
+#include "longgen/base/log.h"
+#include "longgen/train/interrupt.h"
+#include "longgen/train/session.h"
+
+namespace longgen::cli {
+
+void apply_common_options(const CLI::App& app, const CommonOptions& common,
+                          const std::set<std::string>& given, train::Recipe& recipe) {
+  if (!common.dtype.empty()) {
+    if (given.contains("train.dtype") && recipe.train.dtype != common.dtype) {
+      fail_usage("--dtype {} contradicts train.dtype {}", common.dtype, recipe.train.dtype);
+    }
+    recipe.train.dtype = common.dtype;
+  }
+  if (app.count("--seed") > 0) {
+    if (given.contains("train.seed") && recipe.train.seed != common.seed) {
+      fail_usage("--seed {} contradicts train.seed {}", common.seed, recipe.train.seed);
+    }
+    recipe.train.seed = common.seed;
+  }
+}
+
+int run_training_command(const train::Recipe& recipe, const CommonOptions& common) {
+  const auto backend = make_backend(common);
+  const train::InterruptGuard interrupt;
+  const train::SessionOptions options{.quiet = common.verbosity < 0,
+                                      .stop_requested = [&] { return interrupt.requested(); }};
+  if (!train::run_recipe(recipe, *backend, options)) {
+    warn("stopped; a checkpoint is in {}/state. Run the same command again to go on.",
+         recipe.output);
+    return kExitInterrupted;
+  }
+  info("the trained model is in {}", recipe.output);
+  return 0;
+}
+
+}  // namespace longgen::cli

@@ -1,0 +1,24 @@
+// What train and extend share.
+#pragma once
+
+#include <set>
+#include <string>
+
+#include "longgen/cli/common.h"
+#include "longgen/train/recipe.h"
+#include "longgen/train/recipe_flags.h"
+
+namespace longgen::cli {
+
+// 128 + SIGINT: training was stopped by Ctrl-C or SIGTERM after writing a checkpoint.
+constexpr int kExitInterrupted = 130;
+
+// --dtype and --seed over the recipe. A key that `given` holds
+// and the flag contradicts is a UsageError.
+void apply_common_options(const CLI::App& app, const CommonOptions& common,
+                          const std::set<std::string>& given, train::Recipe& recipe);
+
+// Runs the recipe until it is done (0) or stopped (kExitInterrupted).
+int run_training_command(const train::Recipe& recipe, const CommonOptions& common);
+
+}  // namespace longgen::cli

@@ -1,0 +1,303 @@
+#include "longgen/train/session.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <system_error>
+
+#include "longgen/base/atomic_file.h"
+#include "longgen/base/checked.h"
+#include "longgen/base/error.h"
+#include "longgen/base/log.h"
+#include "longgen/base/mapped_file.h"
+#include "longgen/base/system.h"
+#include "longgen/base/units.h"
+#include "longgen/data/corpus.h"
+#include "longgen/formats/model_writer.h"
+
+namespace longgen::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Of the files that the tokenizer would be saved as: all that decides which ids a text gets.
+std::string tokenizer_fingerprint(const tokenizer::Tokenizer& tokenizer, const fs::path& scratch) {
+  const fs::path folder = scratch / fmt::format(".tokenizer-{}", ::getpid());
+  fs::create_directories(folder);
+  tokenizer.save(folder);
+  std::map<std::string, std::string> hashes;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const MappedFile file(entry.path());
+    hashes[entry.path().filename().string()] = data::hash_bytes(file.bytes()).hex();
+  }
+  fs::remove_all(folder);
+  data::Hasher hasher;
+  for (const auto& [name, hash] : hashes) hasher.update(name + " " + hash + "\n");
+  return hasher.digest().hex();
+}
+
+data::Encoder make_encoder(const tokenizer::Tokenizer& tokenizer, const fs::path& scratch) {
+  data::Encoder encoder;
+  encoder.fingerprint = tokenizer_fingerprint(tokenizer, scratch);
+  encoder.vocab_size = tokenizer.vocab_size();
+  encoder.bos = tokenizer.bos_id() >= 0 ? tokenizer.bos_id() : tokenizer.eos_id();
+  if (encoder.bos < 0) {
+    fail("the tokenizer has neither a BOS nor an EOS token to put between documents");
+  }
+  encoder.encode = [&tokenizer](std::string_view text, std::vector<int32_t>& ids) {
+    const auto found = tokenizer.encode(text);
+    ids.insert(ids.end(), found.begin(), found.end());
+  };
+  return encoder;
+}
+
+std::vector<data::SourceOptions> training_sources(const DataRecipe& recipe) {
+  std::vector<data::SourceOptions> sources;
+  for (size_t i = 0; i < recipe.paths.size(); ++i) {
+    data::SourceOptions source{.path = recipe.paths[i]};
+    if (!recipe.weights.empty()) source.weight = recipe.weights[i];
+    const auto& limits = recipe.max_document_tokens;
+    if (!limits.empty()) source.max_document_tokens = limits.size() == 1 ? limits[0] : limits[i];
+    sources.push_back(std::move(source));
+  }
+  return sources;
+}
+
+// Tokens to train on and tokens held out, each behind its packer.
+struct RunData {
+  std::unique_ptr<data::Corpus> corpus, eval_corpus;
+  std::unique_ptr<data::Packer> packer, eval_packer;
+};
+
+RunData prepare_data(const Recipe& recipe, const StartingModel& start, bool quiet) {
+  const DataRecipe& d = recipe.data;
+  const fs::path folder = d.cache.empty() ? fs::path(recipe.output) / "cache" : fs::path(d.cache);
+  fs::create_directories(folder);
+  const data::TokenCache cache(folder, make_encoder(*start.tokenizer, folder), d.text_field, quiet);
+  data::PackOptions pack{.packing = data::parse_packing(d.packing),
+                         .length = recipe.train.length,
+                         .block_size = start.config.patterns[0].block_size,
+                         .seed = recipe.train.seed,
+                         .shuffle = d.shuffle};
+  data::PackOptions plain = pack;
+  plain.shuffle = plain.weighted = false;
+
+  RunData data;
+  data.corpus = std::make_unique<data::Corpus>(cache, training_sources(d));
+  auto documents = data.corpus->documents();
+  if (!d.eval.empty()) {
+    std::vector<data::SourceOptions> sources;
+    for (const std::string& path : d.eval) sources.push_back({.path = path});
+    data.eval_corpus = std::make_unique<data::Corpus>(cache, sources);
+    data.eval_packer =
+        std::make_unique<data::Packer>(*data.eval_corpus, data.eval_corpus->documents(), plain);
+  } else if (d.eval_fraction > 0) {
+    auto [kept, held] = data.corpus->split(d.eval_fraction, recipe.train.seed);
+    documents = std::move(kept);
+    data.eval_packer = std::make_unique<data::Packer>(*data.corpus, std::move(held), plain);
+  }
+  data.packer = std::make_unique<data::Packer>(*data.corpus, std::move(documents), pack);
+  return data;
+}
+
+constexpr int64_t kLargestAutomaticBatch = int64_t{512} << 10;
+
+// All tokens that the recipe asks for, 0 when it counts in steps.
+double total_tokens(const TrainRecipe& t, data::Packer& packer) {
+  if (t.steps > 0) return 0;
+  if (t.tokens > 0) return static_cast<double>(t.tokens);
+  const double epochs = t.epochs > 0 ? t.epochs : 1;
+  return epochs * static_cast<double>(packer.sequences(0) * t.length);
+}
+
+// Steps, and sequences a step.
+struct Plan {
+  int64_t steps = 1, batch = 1;
+};
+
+Plan plan_steps(const TrainRecipe& t, data::Packer& packer) {
+  const double total = total_tokens(t, packer);
+  int64_t batch_tokens = t.batch_tokens;
+  if (batch_tokens == kAutomaticBatch) {
+    batch_tokens = std::min<int64_t>(kLargestAutomaticBatch, std::llround(total / 64));
+  }
+  Plan plan;
+  plan.batch = std::max<int64_t>(1, (batch_tokens + t.length / 2) / t.length);
+  plan.steps = t.steps > 0
+                   ? t.steps
+                   : std::llround(std::ceil(total / static_cast<double>(plan.batch * t.length)));
+  return plan;
+}
+
+TrainerOptions trainer_options(const TrainRecipe& t, const Plan& plan) {
+  const int64_t warmup = t.warmup_steps >= 0
+                             ? t.warmup_steps
+                             : std::llround(std::ceil(t.warmup * static_cast<double>(plan.steps)));
+  return {.length = t.length,
+          .sequences_per_step = plan.batch,
+          .schedule = {.kind = parse_schedule(t.schedule),
+                       .lr = t.lr,
+                       .min_lr = t.min_lr,
+                       .warmup_steps = warmup,
+                       .steps = plan.steps},
+          .optimizer = {.beta1 = t.beta1,
+                        .beta2 = t.beta2,
+                        .eps = t.eps,
+                        .weight_decay = t.weight_decay,
+                        .clip = t.clip},
+          .pass = {.recompute = t.recompute,
+                   .mlp_chunk = std::min(t.mlp_chunk, t.length),
+                   .loss_chunk = std::min(t.loss_chunk, t.length)}};
+}
+
+RunOptions run_options(const Recipe& recipe, int64_t steps, const SessionOptions& options) {
+  const TrainRecipe& t = recipe.train;
+  return {.output = recipe.output,
+          .steps = steps,
+          .eval_every = t.eval_every,
+          .eval_tokens = t.eval_tokens,
+          .checkpoint_every = t.checkpoint_every,
+          .checkpoint_minutes = t.checkpoint_minutes,
+          .keep_checkpoints = t.keep_checkpoints,
+          .quiet = options.quiet,
+          .stop_requested = options.stop_requested,
+          .after_step = options.after_step};
+}
+
+void scale_initial_matrices(const model::ParameterSet& master, double factor) {
+  if (factor == 1) return;
+  for (size_t i = 0; i < master.tensors().size(); ++i) {
+    if (master.specs()[i].shape.size() < 2) continue;
+    const Tensor& x = master.tensors()[i];
+    for (int64_t j = 0; j < x.numel(); ++j) {
+      x.data<float>()[j] = static_cast<float>(factor * x.data<float>()[j]);
+    }
+  }
+}
+
+void fill_initial_weights(const Recipe& recipe, const StartingModel& start, Optimizer& optimizer) {
+  if (start.file) {
+    start.file->read_weights(optimizer.master());
+  } else {
+    constexpr double kUsualDeviation = 0.02;  // what initialize() draws with
+    model::initialize(start.config, recipe.train.seed, optimizer.master());
+    scale_initial_matrices(optimizer.master(), recipe.model.init_std / kUsualDeviation);
+  }
+  optimizer.publish_master();
+}
+
+void refuse_other_recipe(const Recipe& recipe, const RunState& state) {
+  Recipe before;
+  read_recipe(before, state.recipe, "the recipe in " + recipe.output + "/state");
+  const auto differing = differing_keys(recipe, before);
+  if (differing.empty()) return;
+  std::string list;
+  for (const std::string& key : differing) list += "\n  " + key;
+  fail_usage(
+      "{} holds a run of another recipe:{}\nRepeat its values to go on with it, or name "
+      "another output folder.",
+      recipe.output, list);
+}
+
+void refuse_other_data(const Recipe& recipe, const RunState& state, const std::string& hash) {
+  if (state.data_hash == hash) return;
+  fail(
+      "the training text differs from the one that the run in {} started with; put it back, or "
+      "name "
+      "another output folder",
+      recipe.output);
+}
+
+void warn_about_other_backend(const RunState& state, const Backend& backend) {
+  if (state.backend == backend.description()) return;
+  warn("resumed on {}, started on {}: results will not repeat bit for bit", backend.description(),
+       state.backend);
+}
+
+void export_model(const Recipe& recipe, const StartingModel& start, Trainer& trainer) {
+  const model::ParameterSet& weights = trainer.optimizer().weights();
+  formats::ModelWriter writer(
+      recipe.output, start.config, start.extras,
+      {.dtype = weights.dtype(), .existing = formats::ExistingOutput::kAddTo});
+  writer.write_weights(weights);
+  start.tokenizer->save(writer.staging());
+  writer.commit();
+}
+
+void create_output(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) fail("{}: cannot be created: {}", folder.string(), error.message());
+}
+
+std::string size_line(const StartingModel& start, const TrainerOptions& options, int64_t steps) {
+  return fmt::format("{} parameters, {} steps of {} x {} tokens",
+                     format_si(static_cast<double>(model::parameter_count(start.config))), steps,
+                     options.sequences_per_step, options.length);
+}
+
+}  // namespace
+
+void check_memory(const model::ModelConfig& config, Backend& backend, DType activation,
+                  const TrainerOptions& options, int64_t available) {
+  NoMemory none;
+  const Trainer measured(config, backend, activation, options, none);
+  // Text, caches of the backend, and what else a process needs.
+  const int64_t needed = measured.bytes() + (int64_t{64} << 20);
+  if (needed <= available) return;
+  fail("training needs {} of memory ({}), but only {} are available; lower train.length{}{}",
+       format_bytes(needed), measured.memory_report(), format_bytes(available),
+       options.pass.recompute ? "" : " or set train.recompute = true",
+       activation == DType::kF32 ? "" : ", or take a smaller model");
+}
+
+bool run_recipe(const Recipe& recipe, Backend& backend, const SessionOptions& options) {
+  validate_recipe(recipe);
+  const StartingModel start = open_starting_model(recipe);
+  const DType activation = parse_dtype(recipe.train.dtype);
+  if (!backend.supports(activation)) {
+    fail_usage("train.dtype: {} cannot do {}", backend.description(), recipe.train.dtype);
+  }
+  check_memory(start.config, backend, activation, trainer_options(recipe.train, Plan{}),
+               available_memory_bytes());
+  create_output(recipe.output);
+  const DirectoryLock lock(recipe.output);
+  const CheckpointStore store(fs::path(recipe.output) / "state", recipe.train.keep_checkpoints);
+  if (const auto before = store.peek_newest()) {
+    refuse_other_recipe(recipe, *before);
+  } else if (fs::exists(fs::path(recipe.output) / "config.json")) {
+    fail_usage("{} already holds a model that no run here made; name another output folder",
+               recipe.output);
+  }
+
+  RunData data = prepare_data(recipe, start, options.quiet);
+  const Plan plan = plan_steps(recipe.train, *data.packer);
+  const TrainerOptions trainer_settings = trainer_options(recipe.train, plan);
+  Trainer trainer(start.config, backend, activation, trainer_settings, backend.memory());
+  RunState state{.seed = recipe.train.seed,
+                 .data_hash = data.corpus->hash().hex(),
+                 .recipe = write_recipe(recipe),
+                 .backend = backend.description()};
+  if (auto before = store.load_newest(trainer.optimizer())) {
+    refuse_other_data(recipe, *before, state.data_hash);
+    warn_about_other_backend(*before, backend);
+    state.step = before->step;
+    state.position = before->position;
+    state.tokens = before->tokens;
+    info("resuming after step {} of {}", state.step, plan.steps);
+  } else {
+    fill_initial_weights(recipe, start, trainer.optimizer());
+  }
+  write_file_atomically(fs::path(recipe.output) / "recipe.toml", state.recipe);
+  info("{} on {}", size_line(start, trainer_settings, plan.steps), backend.description());
+  if (!run_training(trainer, *data.packer, data.eval_packer.get(), state,
+                    run_options(recipe, plan.steps, options))) {
+    return false;
+  }
+  export_model(recipe, start, trainer);
+  return true;
+}
+
+}  // namespace longgen::train

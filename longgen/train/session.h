@@ -1,0 +1,42 @@
+// A recipe carried out: model and data found, memory checked, a former run of the same recipe
+// resumed, training run, and the model written to the output folder as a Hugging Face directory.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "longgen/backend/backend.h"
+#include "longgen/formats/model_file.h"
+#include "longgen/model/config.h"
+#include "longgen/tokenizer/tokenizer.h"
+#include "longgen/train/recipe.h"
+#include "longgen/train/run_loop.h"
+
+namespace longgen::train {
+
+struct SessionOptions {
+  bool quiet = false;
+  std::function<bool()> stop_requested;               // may be empty
+  std::function<void(const StepRecord&)> after_step;  // may be empty: for tests
+};
+
+// False: stopped between steps; the same recipe goes on from there. Throws UsageError when the
+// recipe or the model it asks for is wrong, or is not the one that the output folder already holds;
+// Error when memory, disk, model or data do not allow it.
+bool run_recipe(const Recipe& recipe, Backend& backend, const SessionOptions& options);
+
+// The model that a recipe trains, before its weights.
+struct StartingModel {
+  std::unique_ptr<formats::ModelFile> file;  // null from scratch
+  model::ModelConfig config;
+  formats::ModelExtras extras;
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer;
+};
+StartingModel open_starting_model(const Recipe& recipe);
+
+// Throws Error with the numbers when a trainer of this size cannot fit into `available` bytes.
+void check_memory(const model::ModelConfig& config, Backend& backend, DType activation,
+                  const TrainerOptions& options, int64_t available);
+
+}  // namespace longgen::train
