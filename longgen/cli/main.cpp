@@ -19,6 +19,8 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   // One line a command, in the order that --help shows (a new command's file adds its line here).
   commands.push_back(make_inspect_command());
   commands.push_back(make_convert_command());
+  commands.push_back(make_train_command());
+  commands.push_back(make_extend_command());
   return commands;
 }
 
