@@ -205,7 +205,7 @@ void put_space_rules(SpacePrefix prefix, Json& json) {
                              {"replacement", kSpaceMark},
                              {"prepend_scheme", "first"},
                              {"split", false}};
-  } else if (prefix == SpacePrefix::kAfterSpecial) {
+  } else if (prefix == SpacePrefix::kAfterAdded) {
     const Json prepend = {{"type", "Prepend"}, {"prepend", kSpaceMark}};
     json["normalizer"] = {{"type", "Sequence"}, {"normalizers", Json::array({prepend, kSpaceToMark})}};
   } else {

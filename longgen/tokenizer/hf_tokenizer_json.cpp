@@ -1,7 +1,6 @@
 #include "longgen/tokenizer/hf_tokenizer_json.h"
 
 #include <algorithm>
-#include <set>
 
 #include "longgen/base/error.h"
 #include "longgen/tokenizer/byte_tokenizer.h"
@@ -242,7 +241,6 @@ std::unique_ptr<Tokenizer> make_sentencepiece(HfTokenizer parsed) {
   model.prefix = parsed.prefix.prefix;
   model.prefix_unless_space = parsed.prefix.unless_space;
   if (parsed.info.unk == kNoToken) parsed.info.unk = model.unk;
-  std::erase_if(parsed.info.added, [](const AddedToken& token) { return !token.special; });
   return make_sentencepiece_tokenizer(std::move(model), std::move(parsed.info), parsed.file);
 }
 
@@ -282,7 +280,7 @@ SpaceRule read_space_rule(const Json& json, const std::string& file) {
   for (const JsonObject& step : steps_of(root, "normalizer", "normalizers")) {
     const std::string type = type_of(step);
     if (type == "Prepend" && step.string("prepend") == kSpaceMark) {
-      rule.prefix = SpacePrefix::kAfterSpecial;
+      rule.prefix = SpacePrefix::kAfterAdded;
     } else if (type != "Replace" || step.string("content") != kSpaceMark ||
                step.object("pattern").string("String") != " ") {
       fail_unknown(step, "Prepend and Replace of spaces by U+2581");
@@ -293,21 +291,11 @@ SpaceRule read_space_rule(const Json& json, const std::string& file) {
     refuse(step, "split", step.boolean_or("split", true));
     const bool legacy = step.boolean_or("add_prefix_space", true);
     const std::string scheme = step.string_or("prepend_scheme", legacy ? "always" : "never");
-    if (scheme == "always") rule = {SpacePrefix::kAfterSpecial, true};
+    if (scheme == "always") rule = {SpacePrefix::kAfterAdded, true};
     if (scheme == "first") rule = {SpacePrefix::kAtStart, true};
     refuse(step, "prepend_scheme", scheme != "always" && scheme != "first" && scheme != "never");
   }
   return rule;
-}
-
-void add_control_pieces(const SentencePieceModel& model, TokenizerInfo& info) {
-  std::set<int32_t> known;
-  for (const AddedToken& token : info.added) known.insert(token.id);
-  for (size_t i = 0; i < model.pieces.size(); ++i) {
-    const auto id = static_cast<int32_t>(i);
-    const auto& piece = model.pieces[i];
-    if (piece.type == PieceType::kControl && !known.contains(id)) info.added.push_back({.id = id, .text = piece.text});
-  }
 }
 
 HfTokenizer parse_tokenizer_json(const Json& json, const std::string& file) {

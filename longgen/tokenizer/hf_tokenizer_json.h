@@ -56,7 +56,4 @@ AddedToken read_added_token(const formats::JsonObject& object, int32_t id);
 std::vector<AddedToken> read_added_tokens(const formats::Json& json, const std::string& file);
 SpaceRule read_space_rule(const formats::Json& json, const std::string& file);
 
-// Makes the model's control pieces recognisable in a text.
-void add_control_pieces(const SentencePieceModel& model, TokenizerInfo& info);
-
 }  // namespace longgen::tokenizer

@@ -101,19 +101,20 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const GgufFile& gguf) {
   const auto types = read_types(gguf, tokens.size());
   TokenizerInfo info = read_info(gguf, tokens, types);
   if (!gguf.has("tokenizer.ggml.add_bos_token")) info.adds_bos = true;  // llama.cpp's default
-  // The library finds user-defined pieces by itself.
-  std::erase_if(info.added, [](const AddedToken& token) { return !token.special; });
+  // The library itself finds those with spaces.
+  std::erase_if(info.added, [](const AddedToken& token) { return token.text.find(kSpaceMark) != token.text.npos; });
   SentencePieceModel model;
   for (size_t id = 0; id < tokens.size(); ++id) {
     model.pieces.push_back({tokens[id], static_cast<float>(scores[id]), types[id]});
   }
   settle_unknown(model, info.unk, file);
+  add_control_pieces(model, info);
   info.unk = model.unk;
   model.bos = info.bos;
   model.eos = info.eos;
   model.pad = info.pad;
   model.byte_fallback = std::find(types.begin(), types.end(), PieceType::kByte) != types.end();
-  model.prefix = gguf.boolean_or("tokenizer.ggml.add_space_prefix", true) ? SpacePrefix::kAfterSpecial
+  model.prefix = gguf.boolean_or("tokenizer.ggml.add_space_prefix", true) ? SpacePrefix::kAfterAdded
                                                                          : SpacePrefix::kNever;
   add_end_of_generation(info);
   return make_sentencepiece_tokenizer(std::move(model), std::move(info), file);

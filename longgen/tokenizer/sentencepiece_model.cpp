@@ -233,7 +233,7 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::
   model.eos = control_or_none(model, trainer.eos);
   model.pad = control_or_none(model, trainer.pad);
   model.byte_fallback = trainer.byte_fallback;
-  model.prefix = normalizer.dummy_prefix ? SpacePrefix::kAfterSpecial : SpacePrefix::kNever;
+  model.prefix = normalizer.dummy_prefix ? SpacePrefix::kAfterAdded : SpacePrefix::kNever;
   return model;
 }
 

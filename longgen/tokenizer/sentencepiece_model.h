@@ -23,7 +23,7 @@ enum class PieceType : uint8_t {
 enum class SpacePrefix : uint8_t {
   kNever,
   kAtStart,       // before the whole text alone
-  kAfterSpecial,  // also after every special token
+  kAfterAdded,  // also after every added token
 };
 
 struct SentencePieceModel {
@@ -36,7 +36,7 @@ struct SentencePieceModel {
   std::vector<Piece> pieces;  // by id
   int32_t unk = 0, bos = -1, eos = -1, pad = -1;
   bool byte_fallback = true;  // characters without a piece become the tokens of their bytes
-  SpacePrefix prefix = SpacePrefix::kAfterSpecial;
+  SpacePrefix prefix = SpacePrefix::kAfterAdded;
   bool prefix_unless_space = false;  // none before a text that starts with a space
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 
 #include "longgen/base/error.h"
 #include "longgen/tokenizer/hf_files.h"
@@ -24,18 +25,39 @@ std::string with_spaces(std::string_view piece) {
   return text;
 }
 
-// Whether no piece goes on with a space after something else: then a text may be cut before such a
-// space and its parts encoded alone.
-bool spaces_start_words(const SentencePieceModel& model) {
-  return std::none_of(model.pieces.begin(), model.pieces.end(), [](const auto& piece) {
-    if (!piece.in_text || piece.type == PieceType::kControl || piece.type == PieceType::kUnknown) {
-      return false;
+// Where a text may be cut so that its parts, encoded alone, give the ids of the whole: at places that
+// no piece spans. Words then come from a cache.
+class SafeCuts {
+ public:
+  explicit SafeCuts(const SentencePieceModel& model) {
+    // Without byte fallback, unknown characters side by side become one token.
+    alone_.fill(model.byte_fallback);
+    for (const auto& piece : model.pieces) {
+      if (!piece.in_text || piece.type == PieceType::kControl || piece.type == PieceType::kUnknown) continue;
+      if (piece.type == PieceType::kByte) continue;
+      const std::string text = with_spaces(piece.text);
+      const size_t letter = text.find_first_not_of(' ');
+      before_spaces_ &= letter == text.npos || text.find(' ', letter) == text.npos;
+      if (text.size() == 1) continue;
+      for (const char c : text) alone_[static_cast<uint8_t>(c)] = false;
     }
-    const std::string text = with_spaces(piece.text);
-    const size_t letter = text.find_first_not_of(' ');
-    return letter != std::string::npos && text.find(' ', letter) != std::string::npos;
-  });
-}
+    // Bytes of longer characters, and the space, have their own rules.
+    for (int b = 128; b < 256; ++b) alone_[b] = false;
+    alone_[' '] = false;
+  }
+
+  // Between text[i - 1] and text[i].
+  bool at(std::string_view text, size_t i) const {
+    const char before = text[i - 1], after = text[i];
+    if (alone_[static_cast<uint8_t>(before)] || alone_[static_cast<uint8_t>(after)]) return true;
+    // To SentencePiece its mark in a text is a space.
+    return before_spaces_ && after == ' ' && before != ' ' && !text.substr(0, i).ends_with(kSpaceMark);
+  }
+
+ private:
+  std::array<bool, 256> alone_{};  // ASCII characters that no longer piece holds
+  bool before_spaces_ = true;      // no piece goes on with a space after something else
+};
 
 void check_pieces(const SentencePieceModel& model, const std::string& file) {
   require(model.pieces.size() <= kMaxVocabulary, "{}: {} tokens; at most {} are supported", file,
@@ -80,7 +102,7 @@ class SentencePieceTokenizer : public Tokenizer {
   SentencePieceTokenizer(SentencePieceModel model, TokenizerInfo info, const std::string& file)
       : Tokenizer(complete_info(model, std::move(info), file), file),
         model_(std::move(model)),
-        word_by_word_(spaces_start_words(model_)) {
+        cuts_(model_) {
     // The space before the text is put here, so that it stands once although the text comes in parts.
     const auto status = processor_.LoadFromSerializedProto(serialise_sentencepiece_model(model_, false));
     require(status.ok(), "{}: SentencePiece refuses the vocabulary: {}", file, status.ToString());
@@ -94,7 +116,7 @@ class SentencePieceTokenizer : public Tokenizer {
  protected:
   void encode_plain(std::string_view text, bool space_prefix, std::vector<int32_t>& ids) const override;
   bool adds_space_prefix(bool first) const override {
-    return model_.prefix == SpacePrefix::kAfterSpecial || (first && model_.prefix == SpacePrefix::kAtStart);
+    return model_.prefix == SpacePrefix::kAfterAdded || (first && model_.prefix == SpacePrefix::kAtStart);
   }
   std::map<std::string, std::string> make_files() const override {
     return make_sentencepiece_files(model_, info());
@@ -112,7 +134,7 @@ class SentencePieceTokenizer : public Tokenizer {
   SentencePieceModel model_;
   sentencepiece::SentencePieceProcessor processor_;
   std::array<int32_t, 256> byte_ids_{};
-  bool word_by_word_;
+  SafeCuts cuts_;
   mutable ScratchPool<Scratch> scratch_;
 };
 
@@ -134,9 +156,8 @@ void SentencePieceTokenizer::encode_plain(std::string_view text, bool space_pref
 void SentencePieceTokenizer::encode_valid(std::string_view text, Scratch& scratch,
                                           std::vector<int32_t>& ids) const {
   size_t begin = 0;
-  for (size_t i = 1; word_by_word_ && i < text.size(); ++i) {
-    if (text[i] != ' ' || text[i - 1] == ' ') continue;
-    if (text.substr(0, i).ends_with(kSpaceMark)) continue;  // SentencePiece takes it for a space
+  for (size_t i = 1; i < text.size(); ++i) {
+    if (!cuts_.at(text, i)) continue;
     encode_word(text.substr(begin, i - begin), scratch, ids);
     begin = i;
   }
@@ -157,6 +178,17 @@ void SentencePieceTokenizer::encode_word(std::string_view word, Scratch& scratch
 }
 
 }  // namespace
+
+void add_control_pieces(const SentencePieceModel& model, TokenizerInfo& info) {
+  std::set<int32_t> known;
+  for (const AddedToken& token : info.added) known.insert(token.id);
+  for (size_t i = 0; i < model.pieces.size(); ++i) {
+    const auto id = static_cast<int32_t>(i);
+    const auto& piece = model.pieces[i];
+    const bool special = piece.type == PieceType::kControl || piece.type == PieceType::kUnknown;
+    if (special && !known.contains(id)) info.added.push_back({.id = id, .text = piece.text});
+  }
+}
 
 std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model, TokenizerInfo info,
                                                         const std::string& file) {

@@ -8,6 +8,9 @@
 
 namespace longgen::tokenizer {
 
+// Lists the model's control and unknown pieces among the added tokens, all of them special.
+void add_control_pieces(const SentencePieceModel& model, TokenizerInfo& info);
+
 // Tokens of `info.added` beyond the model's pieces extend the vocabulary; `info.token_bytes` and
 // `info.special` are filled here. Bytes that are not UTF-8 become byte tokens (the unknown token
 // where the model has none). U+2581 in a text is a space to SentencePiece and comes back as one.

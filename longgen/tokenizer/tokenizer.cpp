@@ -85,7 +85,9 @@ AddedTokenMatcher::Match AddedTokenMatcher::find(std::string_view text, size_t f
 }
 
 Tokenizer::Tokenizer(TokenizerInfo info, const std::string& file)
-    : info_((info.validate(file), std::move(info))), matcher_(info_.added) {}
+    : info_((info.validate(file), std::move(info))), is_added_(info_.special), matcher_(info_.added) {
+  for (const AddedToken& token : info_.added) is_added_[token.id] = true;
+}
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
   std::vector<int32_t> ids;
@@ -100,7 +102,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions opti
     if (match.begin > i) encode_plain(text.substr(i, match.begin - i), takes_space(before), ids);
     if (match.token != nullptr) {
       ids.push_back(match.token->id);
-      before = match.token->special ? Before::kSpecial : Before::kText;
+      before = Before::kAdded;
     }
     i = match.end;
   }
@@ -109,9 +111,10 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions opti
 
 void Tokenizer::append_token(int32_t id, bool skip_special, Before& before, std::string& text) const {
   const std::string& bytes = token_bytes(id);
-  if (info_.special[id]) {
-    if (!skip_special) text += bytes;
-    if (id != info_.bos || before != Before::kNothing) before = Before::kSpecial;
+  if (is_added_[id]) {
+    if (!skip_special || !info_.special[id]) text += bytes;
+    // The BOS that encode() puts first leaves the text at its start.
+    if (id != info_.bos || before != Before::kNothing) before = Before::kAdded;
     return;
   }
   text.append(bytes, takes_space(before) && bytes.starts_with(' ') ? 1 : 0);

@@ -126,7 +126,7 @@ class Tokenizer {
   // Appends the ids of a text that holds no added tokens. `space_prefix`: put a space before it.
   virtual void encode_plain(std::string_view text, bool space_prefix,
                             std::vector<int32_t>& ids) const = 0;
-  // Whether a text gets a space at its very start (`first`), or behind a special token.
+  // Whether a text gets a space at its very start (`first`), or behind an added token.
   virtual bool adds_space_prefix([[maybe_unused]] bool first) const { return false; }
   // The files that save() writes for a tokenizer that did not come from a directory.
   virtual std::map<std::string, std::string> make_files() const = 0;
@@ -135,7 +135,7 @@ class Tokenizer {
   friend class StreamDecoder;
   void set_end_of_generation(std::vector<int32_t> ids);
   // What stands before a piece of text.
-  enum class Before { kNothing, kSpecial, kText };
+  enum class Before { kNothing, kAdded, kText };
   bool takes_space(Before before) const {
     return before != Before::kText && adds_space_prefix(before == Before::kNothing);
   }
@@ -143,6 +143,7 @@ class Tokenizer {
   void append_token(int32_t id, bool skip_special, Before& before, std::string& text) const;
 
   TokenizerInfo info_;
+  std::vector<bool> is_added_;  // by id
   AddedTokenMatcher matcher_;
 };
 
