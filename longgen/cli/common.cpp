@@ -41,12 +41,27 @@ DType dtype_or(const CommonOptions& options, DType fallback) {
   return dtype;
 }
 
-CLI::Option* add_length_option(CLI::App& app, const std::string& flags, int64_t& value,
-                               const std::string& description) {
+namespace {
+
+template <typename Value>
+CLI::Option* add_length(CLI::App& app, const std::string& flags, Value& value,
+                        const std::string& description) {
   return app.add_option_function<std::string>(
                 flags, [&value](const std::string& text) { value = parse_length(text); },
                 description)
       ->type_name("LENGTH");
+}
+
+}  // namespace
+
+CLI::Option* add_length_option(CLI::App& app, const std::string& flags, int64_t& value,
+                               const std::string& description) {
+  return add_length(app, flags, value, description);
+}
+
+CLI::Option* add_length_option(CLI::App& app, const std::string& flags,
+                               std::optional<int64_t>& value, const std::string& description) {
+  return add_length(app, flags, value, description);
 }
 
 }  // namespace longgen::cli

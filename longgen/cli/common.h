@@ -33,5 +33,7 @@ DType dtype_or(const CommonOptions& options, DType fallback);
 // A length option that reads 4096, 128K, 4M.
 CLI::Option* add_length_option(CLI::App& app, const std::string& flags, int64_t& value,
                                const std::string& description);
+CLI::Option* add_length_option(CLI::App& app, const std::string& flags,
+                               std::optional<int64_t>& value, const std::string& description);
 
 }  // namespace longgen::cli

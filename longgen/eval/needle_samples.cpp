@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <optional>
 
 #include "longgen/base/error.h"
 #include "longgen/base/units.h"
@@ -86,7 +85,7 @@ class Fitter {
   }
 
   std::vector<int32_t> encode(const std::string& text) const {
-    return tokenizer_.encode(text, {.add_bos = tokenizer_.adds_bos()});
+    return tokenizer_.encode(text, {.add_bos = task_.bos.value_or(tokenizer_.adds_bos())});
   }
 
   int64_t measure(int64_t bytes) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -40,6 +41,7 @@ struct NeedleTask {
   int64_t depths = 0;
   bool random_depths = false;  // uniform in [0, 1) instead
   uint64_t seed = 0;
+  std::optional<bool> bos;  // BOS before the prompt; unset: as the tokenizer does it
   // The patterns that tell inside from outside; empty: the model's. An all-full model can so be
   // counted by the hybrid beside it.
   std::vector<AttentionPattern> patterns;

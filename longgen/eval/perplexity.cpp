@@ -35,7 +35,7 @@ std::vector<PositionBin> position_bins(int64_t length) {
 
 std::vector<LongDocument> long_documents(const std::vector<std::filesystem::path>& paths,
                                          const tokenizer::Tokenizer& tokenizer, int64_t length,
-                                         int64_t most) {
+                                         int64_t most, bool bos) {
   std::vector<LongDocument> documents;
   int64_t longest = 0;
   for (const auto& path : paths) {
@@ -44,7 +44,7 @@ std::vector<LongDocument> long_documents(const std::vector<std::filesystem::path
       data::read_documents(file, "text", [&](std::string_view text) {
         ++number;
         if (static_cast<int64_t>(documents.size()) >= most) return;
-        auto ids = tokenizer.encode(text, {.add_bos = tokenizer.adds_bos()});
+        auto ids = tokenizer.encode(text, {.add_bos = bos});
         longest = std::max(longest, static_cast<int64_t>(ids.size()));
         if (static_cast<int64_t>(ids.size()) < length) return;
         ids.resize(static_cast<size_t>(length));
@@ -94,14 +94,14 @@ PerplexityReport perplexity_by_position(infer::Engine& engine, std::span<const L
 }
 
 ShortTextLoss short_text_loss(infer::Engine& engine, const tokenizer::Tokenizer& tokenizer,
-                              std::string_view text, int64_t window, int64_t max_windows,
+                              std::string_view text, const ShortTextOptions& options,
                               const EvalCallbacks& callbacks) {
-  const bool bos = tokenizer.adds_bos();
-  require(window >= 2, "short-text loss: a window of {} tokens", window);
+  const bool bos = options.bos.value_or(tokenizer.adds_bos());
+  require(options.window >= 2, "short-text loss: a window of {} tokens", options.window);
   const std::vector<int32_t> ids = tokenizer.encode(text);
-  const int64_t body = window - (bos ? 1 : 0);  // tokens of text a window
+  const int64_t body = options.window - (bos ? 1 : 0);  // tokens of text a window
   const int64_t available = (static_cast<int64_t>(ids.size()) + body - 1) / body;
-  const int64_t count = max_windows > 0 ? std::min(max_windows, available) : available;
+  const int64_t count = options.max_windows > 0 ? std::min(options.max_windows, available) : available;
   ShortTextLoss loss;
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,11 +29,11 @@ struct LongDocument {
   std::vector<int32_t> ids;  // exactly the length asked for
 };
 
-// The first `length` tokens (BOS first where the model wants one) of the first `most` documents that
-// have as many. Throws Error saying how long the longest was when there is none.
+// The first `length` tokens (BOS among them if `bos`) of the first `most` documents that have as many.
+// Throws Error saying how long the longest was when there is none.
 std::vector<LongDocument> long_documents(const std::vector<std::filesystem::path>& paths,
                                          const tokenizer::Tokenizer& tokenizer, int64_t length,
-                                         int64_t most);
+                                         int64_t most, bool bos);
 
 struct PerplexityReport {
   int64_t length = 0;
@@ -52,10 +53,15 @@ struct ShortTextLoss {
   int64_t tokens = 0, windows = 0;
 };
 
-// Consecutive windows of at most `window` tokens, each on its own (after a BOS where the model wants
-// one); at most max_windows of them (0: all), spread evenly over the text.
+struct ShortTextOptions {
+  int64_t window = 512;     // tokens, BOS included
+  int64_t max_windows = 0;  // spread evenly over the text; 0: all
+  std::optional<bool> bos;  // before every window; unset: as the tokenizer does it
+};
+
+// Consecutive windows of the text, each on its own.
 ShortTextLoss short_text_loss(infer::Engine& engine, const tokenizer::Tokenizer& tokenizer,
-                              std::string_view text, int64_t window = 512, int64_t max_windows = 0,
+                              std::string_view text, const ShortTextOptions& options = {},
                               const EvalCallbacks& callbacks = {});
 
 }  // namespace longgen::eval

@@ -50,7 +50,6 @@ KvBytes kv_bytes(const model::ModelConfig& config, DType dtype, int64_t tokens) 
     const int64_t blocks = ceil_div(tokens, block);
     // The next query stands at position `tokens`.
     bytes.live += page * group.pattern.live_blocks(blocks, tokens, 0);
-    bytes.kept += page * (blocks > 0 ? group.pattern.live_blocks(blocks, tokens - 1, 0) : 0);
     bytes.all_full += page * blocks;
   }
   return bytes;

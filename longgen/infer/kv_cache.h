@@ -27,11 +27,11 @@ struct KvGroup {
 // Ascending by first layer; together they cover every (layer, KV head) once.
 std::vector<KvGroup> kv_groups(const model::ModelConfig& config);
 
-// Bytes of keys and values of one sequence of `tokens` tokens, in whole blocks.
+// Bytes of keys and values that queries after `tokens` tokens of one sequence still need, in whole
+// blocks, and what a model with full attention in every layer would keep. (What the last of the
+// tokens sees, which published figures count, is model::kv_size.)
 struct KvBytes {
-  int64_t live = 0;      // what a later query still needs: the cache after release_before(tokens)
-  int64_t kept = 0;      // what the last query sees (AttentionPattern::tokens_kept): published figures
-  int64_t all_full = 0;  // with full attention in every layer
+  int64_t live = 0, all_full = 0;
 };
 KvBytes kv_bytes(const model::ModelConfig& config, DType dtype, int64_t tokens);
 

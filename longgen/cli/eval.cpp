@@ -1,0 +1,250 @@
+// longgen eval: pass keys, needles in a haystack, perplexity by position.
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "longgen/base/atomic_file.h"
+#include "longgen/base/error.h"
+#include "longgen/base/progress.h"
+#include "longgen/base/units.h"
+#include "longgen/cli/command.h"
+#include "longgen/cli/load_model.h"
+#include "longgen/eval/needles.h"
+#include "longgen/eval/perplexity.h"
+#include "longgen/eval/report.h"
+#include "longgen/train/interrupt.h"
+
+namespace longgen::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr int kInterrupted = 130;
+
+const std::vector<std::string>& known_tasks() {
+  static const std::vector<std::string> tasks = {"passkey", "needle", "perplexity"};
+  return tasks;
+}
+
+std::string dump(const Json& json, int indent = -1) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+class EvalCommand : public Command {
+ public:
+  std::string name() const override { return "eval"; }
+  std::string description() const override {
+    return "Measure retrieval and perplexity over long contexts";
+  }
+  std::string example() const override {
+    return "longgen eval MODEL --tasks passkey,needle,perplexity --lengths 1K,4K,16K --samples 20 \\\n"
+           "      --haystack books/ --text books/ -o results/";
+  }
+
+  void add_options(CLI::App& app, const CommonOptions& common) override {
+    common_ = &common;
+    app.add_option("model", model_, "Model folder or GGUF file")->required();
+    app.add_option("--tasks", tasks_, "passkey, needle, perplexity: one or several, with commas")
+        ->delimiter(',')
+        ->required();
+    app.add_option("--lengths", length_texts_,
+                   "Prompt and answer together, in tokens (1K and doubled up to the model's length)")
+        ->delimiter(',')
+        ->type_name("LENGTH,...");
+    app.add_option("--samples", samples_, "Samples a length; documents for perplexity")
+        ->capture_default_str();
+    app.add_option("--depths", depths_, "Depths, even over 0 to 100 %; 0: every sample its own")
+        ->capture_default_str();
+    app.add_flag("--random-depths", random_depths_, "Draw depths at random instead");
+    app.add_option("--passkey-form", passkey_form_, "landmark, or statement (in the haystack given)")
+        ->capture_default_str();
+    app.add_option("--needle-form", needle_form_, "number or sentence")->capture_default_str();
+    app.add_option("--haystack", haystacks_,
+                   "Text to hide needles in: files or folders of .txt, .md, .jsonl (built-in filler)")
+        ->allow_extra_args(false);
+    app.add_option("--text", texts_, "Long documents for perplexity: files or folders")
+        ->allow_extra_args(false);
+    app.add_flag("--bos,!--no-bos", bos_, "BOS before every text (as the tokenizer does it)");
+    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (1K)");
+    app.add_option("--batch", batch_, "Samples that run at once; 0: as many as hold 64K tokens, up to 8")
+        ->capture_default_str();
+    app.add_option("-o,--output", output_, "Folder for results.json and samples.jsonl");
+  }
+
+  int run() override {
+    check_options();
+    ModelLoader loader(model_, *common_);
+    resolve_lengths(loader.config().max_position_embeddings);
+    use_bos_ = bos_.value_or(loader.tokenizer().adds_bos());
+    if (use_bos_ && loader.tokenizer().bos_id() < 0) fail_usage("--bos: the tokenizer has no BOS token");
+    const infer::EngineOptions options = engine_options();
+    loader.check_engine(options);
+    prepare_tasks(loader.tokenizer());
+    std::optional<DirectoryLock> lock;
+    if (!output_.empty()) {
+      fs::create_directories(output_);
+      lock.emplace(output_);
+    }
+    const LoadedModel loaded = std::move(loader).load();
+    infer::Engine engine(loaded.config, *loaded.weights, *loaded.backend, options);
+    const train::InterruptGuard interrupt;
+    run_tasks(engine, *loaded.tokenizer, interrupt);
+    finish(loaded, interrupt.requested());
+    return interrupt.requested() ? kInterrupted : 0;
+  }
+
+ private:
+  static bool has(const std::vector<std::string>& tasks, std::string_view task) {
+    return std::find(tasks.begin(), tasks.end(), task) != tasks.end();
+  }
+  bool has_task(std::string_view task) const { return has(tasks_, task); }
+
+  void check_options() const {
+    for (size_t i = 0; i < tasks_.size(); ++i) {
+      if (!has(known_tasks(), tasks_[i])) {
+        fail_usage("unknown task \"{}\"; use one or several of: {}", tasks_[i],
+                   fmt::join(known_tasks(), ", "));
+      }
+      if (std::find(tasks_.begin(), tasks_.begin() + static_cast<ptrdiff_t>(i), tasks_[i]) !=
+          tasks_.begin() + static_cast<ptrdiff_t>(i)) {
+        fail_usage("--tasks names {} twice", tasks_[i]);
+      }
+    }
+    if (samples_ < 1) fail_usage("--samples {}: ask for at least one", samples_);
+    if (depths_ < 0) fail_usage("--depths {}: use 0 or more", depths_);
+    if (chunk_ < 1 || batch_ < 0) fail_usage("--chunk must be at least 1, --batch at least 0");
+    if (has_task("perplexity") && texts_.empty()) {
+      fail_usage("task perplexity needs long documents: --text PATH");
+    }
+    if (!has_task("perplexity") && !texts_.empty()) {
+      fail_usage("--text is for task perplexity only; needles take --haystack");
+    }
+  }
+
+  void resolve_lengths(int64_t model_length) {
+    for (const std::string& text : length_texts_) lengths_.push_back(parse_length(text));
+    if (lengths_.empty()) {
+      for (int64_t length = 1024; length < model_length; length *= 2) lengths_.push_back(length);
+      lengths_.push_back(model_length);
+    }
+    std::sort(lengths_.begin(), lengths_.end());
+    lengths_.erase(std::unique(lengths_.begin(), lengths_.end()), lengths_.end());
+    if (lengths_[0] < 2) fail_usage("--lengths {}: use at least 2", lengths_[0]);
+  }
+
+  infer::EngineOptions engine_options() const {
+    constexpr int64_t kTokensAtOnce = 64 << 10, kMostAtOnce = 8;
+    infer::EngineOptions options;
+    options.max_tokens = lengths_.back();
+    options.chunk = std::min(chunk_, options.max_tokens);
+    options.score_rows = std::min(options.score_rows, options.chunk);
+    options.max_batch = batch_ > 0 ? batch_ : std::clamp<int64_t>(kTokensAtOnce / options.max_tokens, 1,
+                                                                  kMostAtOnce);
+    options.max_batch = std::min(options.max_batch, samples_);
+    return options;
+  }
+
+  // Reads all text, so that bad input ends the run before the weights are loaded.
+  void prepare_tasks(const tokenizer::Tokenizer& tokenizer) {
+    const auto filler = std::make_shared<const eval::Haystack>(eval::Haystack::filler());
+    auto given = filler;
+    if (!haystacks_.empty()) {
+      given = std::make_shared<const eval::Haystack>(eval::Haystack::files(haystacks_));
+    }
+    const auto add = [&](const std::string& task, const eval::NeedleTemplate& form, const auto& hay) {
+      needle_tasks_.push_back({.name = task, .form = form, .haystack = hay, .lengths = lengths_,
+                               .samples = samples_, .depths = depths_, .random_depths = random_depths_,
+                               .seed = common_->seed, .bos = use_bos_});
+      eval::make_sample(needle_tasks_.back(), tokenizer, {}, lengths_[0], 0);  // is it long enough?
+    };
+    for (const std::string& task : tasks_) {
+      if (task == "passkey") {
+        const auto& form = eval::find_template(eval::passkey_templates(), passkey_form_);
+        add(task, form, form.restart_haystack ? filler : given);
+      } else if (task == "needle") {
+        add(task, eval::find_template(eval::needle_templates(), needle_form_), given);
+      } else {
+        documents_ = eval::long_documents(texts_, tokenizer, lengths_.back(), samples_, use_bos_);
+      }
+    }
+  }
+
+  void run_tasks(infer::Engine& engine, const tokenizer::Tokenizer& tokenizer,
+                 const train::InterruptGuard& interrupt) {
+    for (const eval::NeedleTask& task : needle_tasks_) {
+      if (interrupt.requested()) return;
+      with_progress(interrupt, [&](const eval::EvalCallbacks& callbacks) {
+        needle_reports_.push_back(eval::run_needles(engine, tokenizer, task, callbacks));
+        show(eval::to_table(needle_reports_.back()));
+      });
+    }
+    if (documents_.empty() || interrupt.requested()) return;
+    with_progress(interrupt, [&](const eval::EvalCallbacks& callbacks) {
+      perplexity_ = eval::perplexity_by_position(engine, documents_, callbacks);
+      show(eval::to_table(*perplexity_));
+    });
+  }
+
+  template <typename Body>
+  void with_progress(const train::InterruptGuard& interrupt, const Body& body) {
+    eval::EvalCallbacks callbacks{.cancelled = [&] { return interrupt.requested(); }};
+    callbacks.on_progress = [&](int64_t done, int64_t total, std::string_view what) {
+      if (!progress_) progress_.emplace("eval", total, "tokens", common_->verbosity < 0);
+      progress_->update(done, what);
+    };
+    body(callbacks);
+    progress_.reset();
+  }
+
+  void show(const std::string& table) {
+    if (progress_) progress_->interrupt_line();
+    if (!common_->json) fmt::print("{}\n", table);
+    std::fflush(stdout);
+  }
+
+  // results.json, samples.jsonl and --json.
+  void finish(const LoadedModel& loaded, bool interrupted) const {
+    Json json{{"model", model_},
+              {"dtype", dtype_name(loaded.weights->dtype())},
+              {"backend", loaded.backend->description()},
+              {"seed", common_->seed},
+              {"bos", use_bos_},
+              {"complete", !interrupted}};
+    json["results"] = Json::object();
+    std::string samples;
+    for (const eval::NeedleReport& report : needle_reports_) {
+      json["results"][report.task] = eval::to_json(report);
+      for (const eval::NeedleSample& sample : report.samples) {
+        samples += dump(eval::to_json(report, sample)) + "\n";
+      }
+    }
+    if (perplexity_) json["results"]["perplexity"] = eval::to_json(*perplexity_);
+    if (common_->json) fmt::print("{}\n", dump(json));
+    if (output_.empty()) return;
+    write_file_atomically(fs::path(output_) / "samples.jsonl", samples);
+    write_file_atomically(fs::path(output_) / "results.json", dump(json, 2) + "\n");
+  }
+
+  const CommonOptions* common_ = nullptr;
+  std::string model_, output_, passkey_form_ = "landmark", needle_form_ = "number";
+  std::vector<std::string> tasks_, length_texts_;
+  std::vector<fs::path> haystacks_, texts_;
+  int64_t samples_ = 20, depths_ = 10, chunk_ = 1024, batch_ = 0;
+  bool random_depths_ = false, use_bos_ = false;
+  std::optional<bool> bos_;
+
+  std::vector<int64_t> lengths_;
+  std::vector<eval::NeedleTask> needle_tasks_;
+  std::vector<eval::LongDocument> documents_;
+  std::vector<eval::NeedleReport> needle_reports_;
+  std::optional<eval::PerplexityReport> perplexity_;
+  std::optional<Progress> progress_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_eval_command() { return std::make_unique<EvalCommand>(); }
+
+}  // namespace longgen::cli
