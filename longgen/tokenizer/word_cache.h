@@ -26,9 +26,10 @@ class WordCache {
     uint16_t word_length = 0, ids_count = 0;  // word_length 0: free
   };
   void clear();
+  void grow();
   size_t slot_of(uint64_t hash, std::string_view word) const;
 
-  std::vector<Entry> entries_;
+  std::vector<Entry> entries_;  // a power of two, at most half full
   std::string words_;
   std::vector<int32_t> ids_;
   size_t used_ = 0;
