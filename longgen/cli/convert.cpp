@@ -92,9 +92,9 @@ class ConvertCommand : public Command {
       }
       config.rope.theta = *rope_theta_;
     }
-    if (max_position_) {
-      if (*max_position_ < 1) fail_usage("--max-position must be at least 1");
-      config.max_position_embeddings = *max_position_;
+    if (max_position_ != -1) {
+      if (max_position_ < 1) fail_usage("--max-position must be at least 1");
+      config.max_position_embeddings = max_position_;
     }
     config.validate();
     return config;
@@ -141,7 +141,7 @@ class ConvertCommand : public Command {
   const CommonOptions* common_ = nullptr;
   std::string path_, output_, hybrid_;
   std::optional<double> rope_theta_;
-  std::optional<int64_t> max_position_;
+  int64_t max_position_ = -1;  // -1: as it is
   bool force_ = false;
 };
 

@@ -16,9 +16,9 @@ void check_shard_name(const std::string& name, const JsonObject& map, const std:
   const bool plain = !name.empty() && name != "." && name != ".." &&
                      name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
   if (!plain) {
-    map.fail_at(tensor, fmt::format("names the file \"{}\"; only plain file names of the model's "
-                                    "own folder are read",
-                                    name));
+    map.fail_at(tensor, fmt::format("names the file {}; only plain file names of the model's own "
+                                    "folder are read",
+                                    describe_json(Json(name))));
   }
 }
 
