@@ -5,7 +5,8 @@
 namespace longgen {
 
 void set_up_logging(int verbosity) {
-  auto logger = spdlog::stderr_color_mt("longgen");
+  auto logger = spdlog::get("longgen");
+  if (logger == nullptr) logger = spdlog::stderr_color_mt("longgen");
   logger->set_pattern("%^%v%$");
   logger->set_level(verbosity < 0   ? spdlog::level::warn
                     : verbosity > 0 ? spdlog::level::debug

@@ -5,7 +5,7 @@
 
 namespace longgen {
 
-// verbosity: -1 warnings only, 0 normal, 1 debug. Call once, at the start of main().
+// verbosity: -1 warnings only, 0 normal, 1 debug. The last call counts.
 void set_up_logging(int verbosity);
 
 using spdlog::debug;
