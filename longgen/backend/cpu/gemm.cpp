@@ -16,7 +16,7 @@ constexpr int64_t kWholeDepth = 6144;     // beyond it k is cut into passes of .
 constexpr int64_t kPassDepth = 4096;
 constexpr int64_t kPackedABytes = int64_t{16} << 20;
 constexpr int64_t kSumsBytes = int64_t{32} << 20;
-constexpr double kInlineWork = 1 << 17;   // multiply-adds that are done before a thread would wake
+constexpr double kInlineWork = 1 << 18;   // multiply-adds that are done before a thread would wake
 
 const GemmKernels& f32_kernels(CpuIsa isa) {
   switch (isa) {

@@ -38,8 +38,11 @@ LONGGEN_SIMD void dot_block(const T* x, int64_t x_stride, const T* w, int64_t w_
   }
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kColumns; ++j) c[r * ldc + j] = reduce_sum(acc[r][j]);
+    if constexpr (kColumns == 4) {
+      reduce_sums(acc[r], c + r * ldc);
+    } else {
+      for (int j = 0; j < kColumns; ++j) c[r * ldc + j] = reduce_sum(acc[r][j]);
+    }
   }
 }
 

@@ -130,8 +130,45 @@ LONGGEN_SIMD Vf sqrt(Vf x) {
   return x;
 #endif
 }
+// a < b ? a : b and a > b ? a : b: b when one is NaN.
+#if defined(__AVX512F__)
+LONGGEN_SIMD Vf min(Vf a, Vf b) { return (Vf)_mm512_min_ps((__m512)a, (__m512)b); }
+LONGGEN_SIMD Vf max(Vf a, Vf b) { return (Vf)_mm512_max_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX2__)
+LONGGEN_SIMD Vf min(Vf a, Vf b) { return (Vf)_mm256_min_ps((__m256)a, (__m256)b); }
+LONGGEN_SIMD Vf max(Vf a, Vf b) { return (Vf)_mm256_max_ps((__m256)a, (__m256)b); }
+#else
 LONGGEN_SIMD Vf min(Vf a, Vf b) { return a < b ? a : b; }
 LONGGEN_SIMD Vf max(Vf a, Vf b) { return a > b ? a : b; }
+#endif
+
+// out[i] = the sum over the lanes of v[i].
+LONGGEN_SIMD void reduce_sums(const Vf (&v)[4], float* out) {
+#if defined(__AVX2__)
+  const auto pairs = [](Vf a, Vf b) {  // per 128-bit lane: a0+a2, b0+b2, a1+a3, b1+b3
+#if defined(__AVX512F__)
+    return (Vf)_mm512_unpacklo_ps((__m512)a, (__m512)b) + (Vf)_mm512_unpackhi_ps((__m512)a, (__m512)b);
+#else
+    return (Vf)_mm256_unpacklo_ps((__m256)a, (__m256)b) + (Vf)_mm256_unpackhi_ps((__m256)a, (__m256)b);
+#endif
+  };
+  const Vf x = pairs(v[0], v[1]), y = pairs(v[2], v[3]);
+#if defined(__AVX512F__)
+  const __m512 z = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd((__m512)x),
+                                                       _mm512_castps_pd((__m512)y))) +
+                   _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd((__m512)x),
+                                                       _mm512_castps_pd((__m512)y)));
+  const __m256 halves = _mm512_castps512_ps256(z) + _mm512_extractf32x8_ps(z, 1);
+#else
+  const __m256 halves =
+      _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd((__m256)x), _mm256_castps_pd((__m256)y))) +
+      _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd((__m256)x), _mm256_castps_pd((__m256)y)));
+#endif
+  _mm_storeu_ps(out, _mm256_castps256_ps128(halves) + _mm256_extractf128_ps(halves, 1));
+#else
+  for (int i = 0; i < 4; ++i) out[i] = (v[i][0] + v[i][2]) + (v[i][1] + v[i][3]);
+#endif
+}
 
 // Over the lanes, halves first: the order is fixed.
 LONGGEN_SIMD float reduce_sum(Vf v) {
@@ -153,11 +190,12 @@ LONGGEN_SIMD float reduce_max(Vf v) {
 
 // e^x to about 1 ulp. 0 below -87.33 (the smallest normal number), so exp(-inf) is exactly 0; infinite
 // above 88.72; NaN stays NaN.
-// x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial is Cephes' expf (Moshier); 2^n is added to the
-// exponent in two steps so that n = 128 does not overflow.
+// x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial is Cephes' expf (Moshier). Only the upper end is
+// clamped: what comes out below the lower one is replaced.
 LONGGEN_SIMD Vf exp(Vf x) {
+  constexpr float kLowest = -87.33654f;
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const Vf clamped = max(min(x, broadcast(88.8f)), broadcast(-87.33654f));
+  const Vf clamped = min(broadcast(88.8f), x);
   const Vf t = clamped * 1.44269504088896341f + kMagic;
   const Vf n = t - kMagic;
   const Vf r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -169,14 +207,17 @@ LONGGEN_SIMD Vf exp(Vf x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
 #if defined(__AVX512F__)
-  const Vf y = (Vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+  // Not less than: NaN passes.
+  const __mmask16 keep =
+      _mm512_cmp_ps_mask((__m512)x, (__m512)broadcast(kLowest), _CMP_NLT_UQ);
+  return (Vf)_mm512_maskz_scalef_ps(keep, (__m512)p, (__m512)n);
 #else
+  // In two steps, so that 2^128 does not overflow on the way.
   const Vi exponent = (Vi)t - (Vi)broadcast(kMagic);
   const Vi first = exponent >> 1;
   const Vf y = (p * (Vf)((first + 127) << 23)) * (Vf)((exponent - first + 127) << 23);
+  return x < kLowest ? Vf{} : y;
 #endif
-  const Vf infinity = broadcast(__builtin_inff());
-  return x < -87.33654f ? Vf{} : (x > 88.72283f ? infinity : (x != x ? x : y));
 }
 
 // s = sigmoid(x) and 1 - s, each to a few units in the last place.
