@@ -20,11 +20,12 @@ class PackedAttention : public AttentionCall {
   void set_documents(int64_t rows, std::span<const DocumentRange> documents);
   std::span<const DocumentRange> documents() const { return documents_; }
 
-  // Rows of no document: made zero, so that nothing they hold (NaN, say) reaches a sum over rows.
-  void zero_padding(const Tensor& x) const;
   void run(int64_t layer, const AttentionActivations& a) override;
 
  private:
+  // Rows of no document: made zero, so that nothing they hold (NaN, say) reaches a sum over rows.
+  void zero_padding(const Tensor& x) const;
+
   const ModelConfig& config_;
   Backend& backend_;
   Tensor workspace_;

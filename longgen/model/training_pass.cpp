@@ -163,7 +163,6 @@ void TrainingPass::Impl::forward() {
   const StepContext step = inputs.context(backend);
   const LayerScratch shared = scratch.first_rows(rows());
   embedding.forward(backend, input(0), inputs.embedding_ids());
-  attention.zero_padding(input(0));
   for (int64_t i = 0; i < config.num_layers; ++i) {
     layers[static_cast<size_t>(i)].forward(step, activations_of(i), shared, input(i + 1), input(i),
                                            attention);
