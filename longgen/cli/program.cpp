@@ -17,7 +17,6 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   commands.push_back(make_inspect_command());
   commands.push_back(make_convert_command());
   commands.push_back(make_tokenize_command());
-  commands.push_back(make_tokenize_command());
   commands.push_back(make_score_command());
   commands.push_back(make_train_command());
   commands.push_back(make_extend_command());
