@@ -20,8 +20,9 @@ namespace longgen::model {
 struct PackedSequence {
   std::span<const int32_t> ids;     // [T]
   std::span<const int32_t> labels;  // [T], the target of each row, already shifted; -1: none
-  // Documents that do not see each other (isolated), each starting at a multiple of the block size;
-  // rows of no document are padding. Empty: the whole sequence is one document (concat).
+  // Documents that do not see each other (isolated), ascending, each starting at a multiple of the
+  // block size; positions restart in each. Rows of no document are padding: their ids are ignored,
+  // their labels must be -1. Empty: the whole sequence is one document (concat).
   std::span<const DocumentRange> documents;
 };
 
@@ -36,7 +37,10 @@ struct TrainOptions {
   int64_t loss_chunk = 512;  // tokens a chunk of head and loss: logits never exist whole
 };
 
-// Forward and backward over one packed sequence of up to max_tokens. Owns its activations.
+// Forward and backward over one packed sequence of up to max_tokens. Owns its activations; they
+// have the weights' dtype, while logits, losses and weight gradients have its accumulation dtype.
+// Bad ids, labels, documents or lengths are an Error that names the row. Recomputation changes no
+// bit.
 class TrainingPass {
  public:
   // Everything is allocated here; `memory` may be a NoMemory to learn the size.
@@ -71,8 +75,9 @@ class KvStore {
     int64_t head_begin = 0, head_count = 0;
     KvView kv;  // length covers the rows being run
   };
-  // Parts that together cover all KV heads of `layer` for sequence `sequence`. Pages for positions
-  // up to the end of the running chunk exist.
+  // Parts that together cover all KV heads of `layer` for sequence `sequence`, in ascending order
+  // and cut alike for all sequences. Pages for positions up to the end of the running chunk exist.
+  // Read before the next call.
   virtual std::span<const Part> parts(int64_t layer, int64_t sequence) = 0;
   virtual DType dtype() const = 0;
 };

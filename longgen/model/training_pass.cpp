@@ -27,7 +27,10 @@ struct TrainingPass::Impl {
   LossSum loss_sum(int64_t count, std::span<float> token_losses);
 
   int64_t rows() const { return inputs.rows(); }
-  Tensor input(int64_t layer) const { return first(x[static_cast<size_t>(layer)], rows()); }
+  // [T, d]; that of layer num_layers is the last one's output.
+  Tensor input(int64_t layer) const {
+    return x.slice(0, layer, 1).reshape({max_tokens, config.hidden_size}).slice(0, 0, rows());
+  }
   LayerActivations activations_of(int64_t layer) const {
     return activations[options.recompute ? 0 : static_cast<size_t>(layer)].first_rows(rows());
   }
@@ -45,7 +48,7 @@ struct TrainingPass::Impl {
   PackedAttention attention;
 
   Tensor labels, losses;  // i32 [T], acc [T]
-  std::vector<Tensor> x;  // [T, d]: the inputs of every layer, then the last one's output
+  Tensor x;               // [layers + 1, T, d]
   Tensor d;               // [T, d], gradient of the residual stream
   std::vector<LayerActivations> activations;
   LayerScratch scratch;
@@ -91,12 +94,9 @@ void TrainingPass::Impl::plan(Arena& arena) {
 }
 
 void TrainingPass::Impl::plan_activations(Arena& arena) {
-  x.clear();
   activations.clear();
-  for (int64_t i = 0; i <= config.num_layers; ++i) {
-    x.push_back(arena.allocate(fmt::format("input of layer {}", i), dtype,
-                               {max_tokens, config.hidden_size}));
-  }
+  x = arena.allocate("inputs of layers", dtype,
+                     {config.num_layers + 1, max_tokens, config.hidden_size});
   for (int64_t i = 0; i < (options.recompute ? 1 : config.num_layers); ++i) {
     LayerActivations a;
     a.attention = AttentionActivations::allocate(arena, config, dtype, max_tokens, true);
