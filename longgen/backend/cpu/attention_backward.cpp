@@ -170,7 +170,8 @@ void Backward::run() {
   zero_gaps();
   for (size_t i = 0; i < documents_.size(); ++i) {
     append_query_tiles(tiles_, static_cast<int64_t>(i), 0, documents_[i].row_count,
-                       layout_.tile_tokens, a_.pattern->block_size);
+                       tile_tokens_for(*a_.pattern, layout_.tile_tokens),
+                       a_.pattern->block_size);
   }
   if (tiles_.empty()) return;
   const int64_t threads = pool_.size(), kv_heads = a_.k.dim(1);
@@ -251,9 +252,8 @@ void Backward::run_part(const Part& part, int64_t kv_head, float* slot, ThreadSc
   for (float* x : {slot, slot + plane}) {
     std::fill(x + part.row_begin * dim, x + part.row_end * dim, 0.0f);
   }
-  if (kernels_.begin != nullptr) kernels_.begin();
+  const ProductScope scope(kernels_);
   for (size_t i = part.tile_begin; i < part.tile_end; ++i) run_tile(tiles_[i], kv_head, slot, t);
-  if (kernels_.end != nullptr) kernels_.end();
 }
 
 void Backward::run_tile(const QueryTile& tile, int64_t kv_head, float* slot, ThreadScratch& t) {
@@ -271,8 +271,8 @@ void Backward::load_panel(const Tensor& x, const QueryTile& tile, int64_t kv_hea
   uint32_t* rows = kernels_.bf16_units ? t.rows : paired;
   std::memset(rows, 0, static_cast<size_t>(kPanel * units) * 4);
   for (int64_t r = std::max(first, padding_of(tile)); r < end; ++r) {
-    load_row(layout_, rows + (r - first) * units,
-             row_data(x, token_of(tile, r), head_of(kv_head, r)));
+    load_rows(layout_, rows + (r - first) * units,
+              row_data(x, token_of(tile, r), head_of(kv_head, r)), 0, 1);
   }
   kernels_.transpose(columns, kPanel, rows, units, kPanel, units);
   if (!kernels_.bf16_units) return;

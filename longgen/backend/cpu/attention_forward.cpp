@@ -152,14 +152,14 @@ class Forward {
 };
 
 void Forward::run() {
+  const int64_t tokens = tile_tokens_for(*a_.pattern, layout_.tile_tokens);
   for (size_t i = 0; i < a_.sequences.size(); ++i) {
     const AttentionSequence& s = a_.sequences[i];
     // Streamed tiles lie in one block, so that all their rows see the same blocks.
     const bool few = s.row_count * layout_.group <= kStreamRows;
     append_query_tiles(tiles_, static_cast<int64_t>(i), s.first_position,
                        s.first_position + s.row_count,
-                       few ? std::min(layout_.tile_tokens, a_.pattern->block_size)
-                           : layout_.tile_tokens,
+                       few ? std::min(tokens, a_.pattern->block_size) : tokens,
                        a_.pattern->block_size);
   }
   const int64_t items = static_cast<int64_t>(tiles_.size()) * a_.kv_heads, threads = pool_.size();
@@ -192,9 +192,8 @@ void Forward::run_item(const Item& item, int64_t index, int thread) {
   if (streams(item.tile)) {
     run_stream(item, t);
   } else {
-    if (kernels_.begin != nullptr) kernels_.begin();
+    const ProductScope scope(kernels_);
     run_tile(item, t);
-    if (kernels_.end != nullptr) kernels_.end();
   }
   if (parts_ == 1) {
     store_tile(item, t, nullptr);
@@ -211,7 +210,7 @@ void Forward::load_queries(const Item& item, ThreadScratch& t) {
   for (int64_t first = 0; first < rows; first += kPanel) {
     std::memset(staged, 0, static_cast<size_t>(kPanel * units) * 4);
     for (int64_t r = std::max(first, padding); r < std::min(first + kPanel, rows); ++r) {
-      load_row(layout_, staged + (r - first) * units, row_data(a_.q, item, r));
+      load_rows(layout_, staged + (r - first) * units, row_data(a_.q, item, r), 0, 1);
     }
     kernels_.transpose(t.q_columns + first * units, kPanel, staged, units, kPanel, units);
   }
@@ -219,13 +218,13 @@ void Forward::load_queries(const Item& item, ThreadScratch& t) {
 
 void Forward::run_tile(const Item& item, ThreadScratch& t) {
   const int64_t rows = round_up<int64_t>(rows_of(item.tile), kPanel);
+  KeyTiles tiles(*a_.pattern, item.tile, a_.kv_head_begin + item.kv_head, layout_.group, item.part,
+                 parts_);
   load_queries(item, t);
   std::fill_n(t.out, rows * layout_.head_dim, 0.0f);
   std::fill_n(t.maximum, rows, kNoMaximum);
   std::fill_n(t.sum, rows, 0.0f);
   for (int64_t r = 0; r < rows; ++r) t.position[r] = static_cast<int32_t>(r / layout_.group);
-  KeyTiles tiles(*a_.pattern, item.tile, a_.kv_head_begin + item.kv_head, layout_.group, item.part,
-                 parts_);
   for (KeyTile keys; tiles.next(&keys);) run_key_tile(keys, item, t);
 }
 

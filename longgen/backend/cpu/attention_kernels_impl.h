@@ -338,6 +338,33 @@ void pair_rows(uint32_t* dst, int64_t dst_row, const uint16_t* src, int64_t src_
   }
 }
 
+void load_f32(uint32_t* dst, int64_t dst_row, const float* src, int64_t src_row, int64_t n,
+              int64_t cols) {
+  for (int64_t r = 0; r < n; ++r, dst += dst_row, src += src_row) {
+    for (int64_t c = 0; c < cols; c += kLanes) store_units(dst + c, load(src + c));
+    for (int64_t c = cols; c < dst_row; c += kLanes) store_units(dst + c, Vf{});
+  }
+}
+
+LONGGEN_SIMD void copy_16_bf16(uint16_t* dst, const uint16_t* src) { std::memcpy(dst, src, 32); }
+
+void load_bf16(uint32_t* dst, int64_t dst_row, const uint16_t* src, int64_t src_row, int64_t n,
+               int64_t cols) {
+  if constexpr (!kBf16Units) {
+    for (int64_t r = 0; r < n; ++r, dst += dst_row, src += src_row) {
+      for (int64_t c = 0; c < cols; c += kLanes) store_units(dst + c, load(src + c));
+      for (int64_t c = cols; c < dst_row; c += kLanes) store_units(dst + c, Vf{});
+    }
+    return;
+  }
+  constexpr uint16_t kZeros[16] = {};
+  auto* out = reinterpret_cast<uint16_t*>(dst);
+  for (int64_t r = 0; r < n; ++r, out += dst_row, src += src_row) {
+    for (int64_t c = 0; c < cols; c += 16) copy_16_bf16(out + c, src + c);
+    for (int64_t c = cols; c < dst_row; c += 16) copy_16_bf16(out + c, kZeros);
+  }
+}
+
 void bf16_rows_to_float(float* dst, const uint16_t* src, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) store(dst + i, load(src + i));
 }
@@ -450,6 +477,8 @@ constexpr AttentionKernels attention_kernels() {
           .gradient = gradient,
           .transpose = transpose,
           .pair_rows = pair_rows,
+          .load_f32 = load_f32,
+          .load_bf16 = load_bf16,
           .bf16_to_float = bf16_rows_to_float,
           .scale_to_float = scale_to_float,
           .scale_to_bf16 = scale_to_bf16,

@@ -37,6 +37,12 @@ AttentionLayout::AttentionLayout(const AttentionKernels& kernels, DType dtype, i
   tile_rows = round_up<int64_t>(tile_tokens * group, kPanel);
 }
 
+int64_t tile_tokens_for(const AttentionPattern& pattern, int64_t most) {
+  if (pattern.is_full()) return most;
+  const int64_t quarter = pattern.local_blocks * pattern.block_size / 4;
+  return std::min(most, std::max<int64_t>(quarter / 16 * 16, 64));
+}
+
 void append_query_tiles(std::vector<QueryTile>& tiles, int64_t sequence, int64_t begin, int64_t end,
                         int64_t tile_tokens, int64_t block_size) {
   while (begin < end) {
@@ -82,31 +88,35 @@ KeyTile KeyTiles::single(int64_t block) const {
   return out;
 }
 
+bool KeyTiles::joins(const KeyTile& tile, const KeyTile& next) const {
+  const int64_t keys = tile.keys + pattern_.block_size;
+  if (tile.diagonal != next.diagonal || tile.row_end != next.row_end) return false;
+  if (tile.diagonal) {
+    return keys <= kMaxDiagonalKeys && next.blocks[0] == tile.blocks[tile.count - 1] + 1;
+  }
+  return keys <= kMaxTileKeys && next.row_begin == tile.row_begin;
+}
+
 bool KeyTiles::next(KeyTile* out) {
   if (at_ >= end_) return false;
   *out = single(block_at(at_++));
-  while (at_ < end_ && !out->diagonal && out->count < kMaxTileBlocks &&
-         out->keys + pattern_.block_size <= kMaxTileKeys) {
+  for (; at_ < end_; ++at_) {
     const KeyTile other = single(block_at(at_));
-    if (other.diagonal || other.row_begin != out->row_begin || other.row_end != out->row_end) break;
+    if (!joins(*out, other)) break;
     out->blocks[out->count++] = other.blocks[0];
     out->keys += other.keys;
-    ++at_;
   }
   return true;
 }
 
-void load_row(const AttentionLayout& layout, uint32_t* dst, const std::byte* src) {
+void load_rows(const AttentionLayout& layout, uint32_t* dst, const std::byte* src, int64_t src_row,
+               int64_t n) {
   if (layout.dtype == DType::kF32) {
-    std::memcpy(dst, src, static_cast<size_t>(layout.head_dim) * 4);
-  } else if (layout.kernels.bf16_units) {
-    const auto bytes = static_cast<size_t>(layout.head_dim) * 2;
-    std::memcpy(dst, src, bytes);
-    std::memset(reinterpret_cast<std::byte*>(dst) + bytes, 0,
-                static_cast<size_t>(layout.row) * 2 - bytes);
+    layout.kernels.load_f32(dst, layout.row, reinterpret_cast<const float*>(src), src_row, n,
+                            layout.head_dim);
   } else {
-    layout.kernels.bf16_to_float(reinterpret_cast<float*>(dst),
-                                 reinterpret_cast<const uint16_t*>(src), layout.head_dim);
+    layout.kernels.load_bf16(dst, layout.row, reinterpret_cast<const uint16_t*>(src), src_row, n,
+                             layout.head_dim);
   }
 }
 
@@ -137,12 +147,12 @@ const std::byte* key_block(const KvView& kv, const void* base, DType dtype, int6
 
 void load_key_rows(const AttentionLayout& layout, uint32_t* rows, const KeyTile& tile,
                    const KvView& kv, const void* base, int64_t block_size, int64_t head) {
-  const int64_t token_bytes = kv.token_stride * dtype_size(layout.dtype);
   int64_t n = 0;
   for (int64_t i = 0; i < tile.count; ++i) {
-    const std::byte* src = key_block(kv, base, layout.dtype, tile.blocks[i], head);
-    const int64_t end = std::min(n + block_size, tile.keys);
-    for (; n < end; ++n, src += token_bytes) load_row(layout, rows + n * layout.row_units, src);
+    const int64_t count = std::min(block_size, tile.keys - n);
+    load_rows(layout, rows + n * layout.row_units,
+              key_block(kv, base, layout.dtype, tile.blocks[i], head), kv.token_stride, count);
+    n += count;
   }
   const int64_t padding = layout.padded_keys(n) - n;
   std::memset(rows + n * layout.row_units, 0, static_cast<size_t>(padding * layout.row_units) * 4);

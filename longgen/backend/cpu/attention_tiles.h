@@ -14,6 +14,9 @@ namespace longgen {
 
 constexpr int64_t kMaxTileKeys = 128;
 constexpr int64_t kMaxTileBlocks = kMaxTileKeys / 16;
+// Diagonal blocks are joined up to here: what is computed in vain (above the diagonal) costs less than
+// narrow products.
+constexpr int64_t kMaxDiagonalKeys = 64;
 
 // The kernels of an instruction set for tensors of `dtype` (f32 or bf16).
 const AttentionKernels& attention_kernels_for(CpuIsa isa, DType dtype);
@@ -50,6 +53,10 @@ struct QueryTile {
   int64_t base = 0, begin = 0, end = 0;
 };
 
+// The tokens of a query tile for a pattern: at most `most` (a multiple of 16). A tile as long as the
+// window would share none of its keys among all its rows; a quarter of it shares most.
+int64_t tile_tokens_for(const AttentionPattern& pattern, int64_t most);
+
 // Cuts positions [begin, end) at multiples of tile_tokens and appends the tiles.
 void append_query_tiles(std::vector<QueryTile>& tiles, int64_t sequence, int64_t begin, int64_t end,
                         int64_t tile_tokens, int64_t block_size);
@@ -60,7 +67,7 @@ struct KeyTile {
   int64_t count = 0;
   int64_t keys = 0;        // in all
   int64_t row_begin = 0, row_end = 0;  // multiples of 16
-  bool diagonal = false;   // one block, of which a row sees the keys at or before it
+  bool diagonal = false;   // neighbouring blocks, of which a row sees the keys at or before it
 };
 
 // The key tiles of a query tile in a fixed order; next() gives them one by one. With parts > 1 only
@@ -75,6 +82,7 @@ class KeyTiles {
  private:
   int64_t block_at(int64_t index);
   KeyTile single(int64_t block) const;
+  bool joins(const KeyTile& tile, const KeyTile& next) const;
 
   const AttentionPattern& pattern_;
   const QueryTile& tile_;
@@ -83,6 +91,22 @@ class KeyTiles {
   size_t range_ = 0;
   int64_t range_first_ = 0;  // index of the current range's first block
   int64_t at_ = 0, end_ = 0; // of the blocks in the order of the ranges
+};
+
+// Between its construction and destruction the thread may run products.
+class ProductScope {
+ public:
+  explicit ProductScope(const AttentionKernels& kernels) : kernels_(kernels) {
+    if (kernels_.begin != nullptr) kernels_.begin();
+  }
+  ~ProductScope() {
+    if (kernels_.end != nullptr) kernels_.end();
+  }
+  ProductScope(const ProductScope&) = delete;
+  ProductScope& operator=(const ProductScope&) = delete;
+
+ private:
+  const AttentionKernels& kernels_;
 };
 
 // Hands out 64-byte aligned pieces of a workspace; over a null pointer it only measures.
@@ -102,8 +126,9 @@ class Pieces {
   int64_t used_ = 0;
 };
 
-// Copies one row of head_dim stored elements into `rows` layout.
-void load_row(const AttentionLayout& layout, uint32_t* dst, const std::byte* src);
+// Copies n rows of head_dim stored elements, src_row apart, into `rows` layout.
+void load_rows(const AttentionLayout& layout, uint32_t* dst, const std::byte* src, int64_t src_row,
+               int64_t n);
 
 // A product's left operand.
 struct LeftOperand {
