@@ -75,8 +75,9 @@ std::vector<double> real_rows(const GoldenModel& golden, const std::vector<doubl
 class Cpu : public ::testing::TestWithParam<std::string> {};
 
 // PyTorch's own fp32 is within 1.3e-6 (logits) and 4.2e-6 (gradients) of these files.
-TEST_P(Cpu, Fp32IsPyTorch) {
-  Fixture f(GetParam(), DType::kF32);
+void expect_pytorch_in_fp32(const std::string& model, CpuIsa isa) {
+  Fixture f(model, DType::kF32);
+  f.backend = make_cpu_backend(2, isa);
   const auto count = static_cast<double>(f.golden.valid_labels());
   EXPECT_LE(relative_l2(real_rows(f.golden, f.logits(f.golden.sequence())),
                         real_rows(f.golden, f.golden.values("logits"))),
@@ -88,6 +89,9 @@ TEST_P(Cpu, Fp32IsPyTorch) {
     EXPECT_LE(relative_l2(result[i + 1], f.golden.gradient(name)), 1e-5) << name;
   }
 }
+
+TEST_P(Cpu, Fp32IsPyTorch) { expect_pytorch_in_fp32(GetParam(), CpuIsa::kAuto); }
+TEST_P(Cpu, PortableFp32IsPyTorch) { expect_pytorch_in_fp32(GetParam(), CpuIsa::kPortable); }
 
 TEST_P(Cpu, Bf16IsAsCloseAsPlainBf16) {
   Fixture f(GetParam(), DType::kBF16);
