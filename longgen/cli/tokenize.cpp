@@ -17,7 +17,8 @@ namespace longgen::cli {
 namespace {
 
 // Ids as `longgen tokenize` writes them: numbers between spaces, or a JSON array.
-std::vector<int32_t> parse_ids(std::string_view line, const std::string& where) {
+std::vector<int32_t> parse_ids(std::string_view line, int32_t vocab_size,
+                               const std::string& where) {
   static constexpr std::string_view kBetween = " \t\r,[]";
   std::vector<int32_t> ids;
   for (size_t i = line.find_first_not_of(kBetween); i < line.size();
@@ -27,6 +28,8 @@ std::vector<int32_t> parse_ids(std::string_view line, const std::string& where) 
     const auto [stop, error] = std::from_chars(line.data() + i, line.data() + end, id);
     require(error == std::errc() && stop == line.data() + end, "{}: '{}' is not a token id", where,
             line.substr(i, end - i));
+    require(id >= 0 && id < vocab_size, "{}: token id {} is outside the vocabulary of {} tokens",
+            where, id, vocab_size);
     ids.push_back(id);
     i = end;
   }
@@ -41,7 +44,9 @@ void write_out(std::string_view text) {
 class TokenizeCommand : public Command {
  public:
   std::string name() const override { return "tokenize"; }
-  std::string description() const override { return "Token ids of a text, one line per input line, and back"; }
+  std::string description() const override {
+    return "Token ids of a text, one line per input line, and back";
+  }
   std::string example() const override {
     return "echo 'The capital of France is' | longgen tokenize SmolLM2-135M-Instruct.Q4_1.gguf";
   }
@@ -60,7 +65,8 @@ class TokenizeCommand : public Command {
     if (decode_ && common_->json) fail_usage("--json writes ids; it does not go with --decode");
     tokenizer_ = tokenizer::load_tokenizer(model_);
     if (bos_) {
-      require(tokenizer_->bos_id() != tokenizer::kNoToken, "{}: this tokenizer has no BOS token", model_);
+      require(tokenizer_->bos_id() != tokenizer::kNoToken, "{}: this tokenizer has no BOS token",
+              model_);
     }
     missing_ = tokenizer_->missing_bytes();
     if (file_ == "-") {
@@ -70,7 +76,9 @@ class TokenizeCommand : public Command {
       require(file.is_open(), "cannot open {}", file_);
       process(file, file_);
     }
-    require(std::fflush(stdout) == 0, "cannot write to standard output (is the disk full?)");
+    // Reading from cin flushes stdout too, and only ferror() remembers that it failed.
+    require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
+            "cannot write to standard output (is the disk full?)");
     return 0;
   }
 
@@ -83,7 +91,7 @@ class TokenizeCommand : public Command {
     } else {
       for (int64_t line = 1; std::getline(input, text); ++line) {
         if (decode_) {
-          decode(parse_ids(text, fmt::format("{} line {}", name, line)));
+          decode(parse_ids(text, tokenizer_->vocab_size(), fmt::format("{} line {}", name, line)));
         } else {
           encode(text);
         }

@@ -13,7 +13,8 @@ class BpeMerges {
     int32_t left, right, merged;
   };
 
-  // Rules in order of rank: the first is applied first. A pair that comes twice keeps its first rank.
+  // Rules in order of rank: the first is applied first. A pair that comes twice keeps its first
+  // rank.
   explicit BpeMerges(std::vector<Rule> rules);
 
   const std::vector<Rule>& rules() const { return rules_; }
@@ -40,7 +41,8 @@ class BpeMerges {
   static constexpr uint32_t kNoRule = ~uint32_t{0};
 
   static uint64_t key_of(int32_t left, int32_t right) {
-    return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
+    return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) |
+           static_cast<uint32_t>(right);
   }
   size_t slot_of(uint64_t key) const;
   // kNoRule where there is none.

@@ -20,7 +20,8 @@ void fill_info(BpeData& data) {
   info.token_bytes.resize(data.pieces.size());
   info.special.assign(data.pieces.size(), false);
   for (size_t id = 0; id < data.pieces.size(); ++id) {
-    if (!from_byte_level(data.pieces[id], info.token_bytes[id])) info.token_bytes[id] = data.pieces[id];
+    if (!from_byte_level(data.pieces[id], info.token_bytes[id]))
+      info.token_bytes[id] = data.pieces[id];
   }
   for (const AddedToken& token : info.added) {
     require(token.id >= 0 && static_cast<size_t>(token.id) < data.pieces.size(),
@@ -53,8 +54,8 @@ std::vector<BpeMerges::Rule> resolve_merges(const BpeData& data, const PieceIds&
     const auto id_of = [&](std::string_view piece) {
       const auto found = ids.find(piece);
       if (found == ids.end()) {
-        fail("{}: merge {} ('{}' + '{}') needs the token '{}', which is not in the vocabulary", data.file,
-             rank, left, right, piece);
+        fail("{}: merge {} ('{}' + '{}') needs the token '{}', which is not in the vocabulary",
+             data.file, rank, left, right, piece);
       }
       return found->second;
     };
@@ -73,13 +74,15 @@ std::array<int32_t, 256> find_byte_ids(const BpeData& data, const PieceIds& ids)
     result[b] = at == ids.end() ? kNoToken : at->second;
     found += at != ids.end();
   }
-  require(found > 0, "{}: no token stands for a single byte, so this is not a byte-level vocabulary",
+  require(found > 0,
+          "{}: no token stands for a single byte, so this is not a byte-level vocabulary",
           data.file);
   return result;
 }
 
 bool is_ascii(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<uint8_t>(c) < 0x80; });
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<uint8_t>(c) < 0x80; });
 }
 
 std::string to_nfc(std::string_view text) {
@@ -96,13 +99,14 @@ std::string to_nfc(std::string_view text) {
 }  // namespace
 
 std::unique_ptr<BpeTokenizer> BpeTokenizer::make(BpeData data) {
-  require(data.pieces.size() <= kMaxVocabulary, "{}: {} tokens; at most {} are supported", data.file,
-          data.pieces.size(), kMaxVocabulary);
+  require(data.pieces.size() <= kMaxVocabulary, "{}: {} tokens; at most {} are supported",
+          data.file, data.pieces.size(), kMaxVocabulary);
   fill_info(data);
   const PieceIds ids = index_pieces(data);
   BpeMerges merges(resolve_merges(data, ids));
   const auto byte_ids = find_byte_ids(data, ids);
-  return std::unique_ptr<BpeTokenizer>(new BpeTokenizer(std::move(data), std::move(merges), byte_ids));
+  return std::unique_ptr<BpeTokenizer>(
+      new BpeTokenizer(std::move(data), std::move(merges), byte_ids));
 }
 
 BpeTokenizer::BpeTokenizer(BpeData data, BpeMerges merges, std::array<int32_t, 256> byte_ids)
@@ -151,11 +155,13 @@ void BpeTokenizer::encode_plain(std::string_view text, bool, std::vector<int32_t
                 });
 }
 
-void BpeTokenizer::encode_valid(std::string_view text, Scratch& scratch, std::vector<int32_t>& ids) const {
+void BpeTokenizer::encode_valid(std::string_view text, Scratch& scratch,
+                                std::vector<int32_t>& ids) const {
   pre_.split(text, scratch.pre, [&](std::string_view word) { encode_word(word, scratch, ids); });
 }
 
-void BpeTokenizer::encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& ids) const {
+void BpeTokenizer::encode_word(std::string_view word, Scratch& scratch,
+                               std::vector<int32_t>& ids) const {
   size_t count = 0;
   if (const int32_t* known = scratch.cache.find(word, count)) {
     ids.insert(ids.end(), known, known + count);

@@ -22,7 +22,7 @@ struct BpeData {
   // In order of rank, "left right".
   std::vector<std::pair<std::string, std::string>> merges;
   PreTokenizerSpec pre;
-  bool add_prefix_space = false;  // a space before a piece of text that does not start with one
+  bool add_prefix_space = false;      // a space before a piece of text that does not start with one
   int32_t unknown_symbol = kNoToken;  // what a byte without a token becomes; kNoToken: nothing
   // token_bytes and special may be empty: they follow from the pieces and the added tokens.
   TokenizerInfo info;
@@ -30,14 +30,15 @@ struct BpeData {
 
 class BpeTokenizer : public Tokenizer {
  public:
-  // Throws Error naming the file: pieces that come twice, merges of unknown tokens, ids out of range,
-  // more than kMaxVocabulary tokens.
+  // Throws Error naming the file: pieces that come twice, merges of unknown tokens, ids out of
+  // range, more than kMaxVocabulary tokens.
   static std::unique_ptr<BpeTokenizer> make(BpeData data);
 
   std::string missing_bytes() const override;
 
  protected:
-  void encode_plain(std::string_view text, bool space_prefix, std::vector<int32_t>& ids) const override;
+  void encode_plain(std::string_view text, bool space_prefix,
+                    std::vector<int32_t>& ids) const override;
   std::map<std::string, std::string> make_files() const override;
 
  private:

@@ -13,8 +13,10 @@ TokenizerInfo with_bytes(TokenizerInfo info, const std::string& file) {
   info.special.assign(size, false);
   for (int b = 0; b < 256; ++b) info.token_bytes[b] = std::string(1, static_cast<char>(b));
   for (const AddedToken& token : info.added) {
-    require(token.id >= 256 && static_cast<size_t>(token.id) < size && info.token_bytes[token.id].empty(),
-            "{}: added token '{}' has the id {}; in a vocabulary of bytes added tokens have the ids from "
+    require(token.id >= 256 && static_cast<size_t>(token.id) < size &&
+                info.token_bytes[token.id].empty(),
+            "{}: added token '{}' has the id {}; in a vocabulary of bytes added tokens have the "
+            "ids from "
             "256, without gaps",
             file, token.text, token.id);
     info.token_bytes[token.id] = token.text;

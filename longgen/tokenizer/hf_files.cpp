@@ -13,8 +13,9 @@ namespace {
 using Json = formats::OrderedJson;
 
 Json added_token_json(const AddedToken& token) {
-  return {{"content", token.text},       {"single_word", token.single_word}, {"lstrip", token.lstrip},
-          {"rstrip", token.rstrip},      {"normalized", false},              {"special", token.special}};
+  return {{"content", token.text},  {"single_word", token.single_word},
+          {"lstrip", token.lstrip}, {"rstrip", token.rstrip},
+          {"normalized", false},    {"special", token.special}};
 }
 
 std::vector<AddedToken> by_id(std::vector<AddedToken> tokens) {
@@ -96,11 +97,12 @@ Json post_processor_json(const TokenizerInfo& info) {
   const Json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
   const Json second = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
   const Json second_special = {{"SpecialToken", {{"id", bos}, {"type_id", 1}}}};
-  return {{"type", "TemplateProcessing"},
-          {"single", Json::array({special, text})},
-          {"pair", Json::array({special, text, second_special, second})},
-          {"special_tokens",
-           {{bos, {{"id", bos}, {"ids", Json::array({info.bos})}, {"tokens", Json::array({bos})}}}}}};
+  return {
+      {"type", "TemplateProcessing"},
+      {"single", Json::array({special, text})},
+      {"pair", Json::array({special, text, second_special, second})},
+      {"special_tokens",
+       {{bos, {{"id", bos}, {"ids", Json::array({info.bos})}, {"tokens", Json::array({bos})}}}}}};
 }
 
 Json bpe_model_json(const Json& vocabulary, const Json& merges) {
@@ -130,7 +132,8 @@ FileTexts side_files(const TokenizerInfo& info, const std::vector<AddedToken>& a
   const Json names = special_token_names(info);
   config.update(names);
   Json decoder = Json::object();
-  for (const AddedToken& token : by_id(added)) decoder[std::to_string(token.id)] = added_token_json(token);
+  for (const AddedToken& token : by_id(added))
+    decoder[std::to_string(token.id)] = added_token_json(token);
   config["added_tokens_decoder"] = decoder;
   FileTexts files;
   if (!info.chat_template.empty()) {
@@ -146,14 +149,17 @@ FileTexts side_files(const TokenizerInfo& info, const std::vector<AddedToken>& a
 std::vector<AddedToken> marked_tokens(const SentencePieceModel& model, const TokenizerInfo& info) {
   std::vector<AddedToken> tokens = info.added;
   const auto known = [&](int32_t id) {
-    return std::any_of(tokens.begin(), tokens.end(), [&](const AddedToken& t) { return t.id == id; });
+    return std::any_of(tokens.begin(), tokens.end(),
+                       [&](const AddedToken& t) { return t.id == id; });
   };
   for (size_t i = 0; i < model.pieces.size(); ++i) {
     const auto id = static_cast<int32_t>(i);
     const PieceType type = model.pieces[i].type;
-    if (type == PieceType::kNormal || type == PieceType::kByte || type == PieceType::kUnused) continue;
+    if (type == PieceType::kNormal || type == PieceType::kByte || type == PieceType::kUnused)
+      continue;
     if (known(id)) continue;
-    tokens.push_back({.id = id, .text = model.pieces[i].text, .special = type != PieceType::kUserDefined});
+    tokens.push_back(
+        {.id = id, .text = model.pieces[i].text, .special = type != PieceType::kUserDefined});
   }
   return tokens;
 }
@@ -177,7 +183,8 @@ std::vector<std::pair<std::string, std::string>> merges_of(const SentencePieceMo
     const auto& piece = model.pieces[id];
     if (piece.type != PieceType::kNormal) continue;
     const std::string_view text = piece.text;
-    for (size_t cut = utf8_step(text).length; cut < text.size(); cut += utf8_step(text.substr(cut)).length) {
+    for (size_t cut = utf8_step(text).length; cut < text.size();
+         cut += utf8_step(text.substr(cut)).length) {
       const auto left = ids.find(text.substr(0, cut)), right = ids.find(text.substr(cut));
       if (left == ids.end() || right == ids.end()) continue;
       merges.push_back({piece.score, left->second, right->second, id, cut});
@@ -195,7 +202,8 @@ std::vector<std::pair<std::string, std::string>> merges_of(const SentencePieceMo
   return texts;
 }
 
-const Json kSpaceToMark = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", kSpaceMark}};
+const Json kSpaceToMark = {
+    {"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", kSpaceMark}};
 
 void put_space_rules(SpacePrefix prefix, Json& json) {
   json["normalizer"] = nullptr;
@@ -207,7 +215,8 @@ void put_space_rules(SpacePrefix prefix, Json& json) {
                              {"split", false}};
   } else if (prefix == SpacePrefix::kAfterAdded) {
     const Json prepend = {{"type", "Prepend"}, {"prepend", kSpaceMark}};
-    json["normalizer"] = {{"type", "Sequence"}, {"normalizers", Json::array({prepend, kSpaceToMark})}};
+    json["normalizer"] = {{"type", "Sequence"},
+                          {"normalizers", Json::array({prepend, kSpaceToMark})}};
   } else {
     json["normalizer"] = kSpaceToMark;
   }
@@ -237,7 +246,8 @@ FileTexts make_sentencepiece_files(const SentencePieceModel& model, const Tokeni
   json["added_tokens"] = added_tokens_json(added);
   put_space_rules(model.prefix, json);
   json["post_processor"] = post_processor_json(info);
-  const Json to_space = {{"type", "Replace"}, {"pattern", {{"String", kSpaceMark}}}, {"content", " "}};
+  const Json to_space = {
+      {"type", "Replace"}, {"pattern", {{"String", kSpaceMark}}}, {"content", " "}};
   Json decoders = Json::array({to_space, {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
   if (model.prefix != SpacePrefix::kNever) {
     decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
@@ -252,7 +262,8 @@ FileTexts make_sentencepiece_files(const SentencePieceModel& model, const Tokeni
   json["model"] = std::move(bpe);
   FileTexts files = side_files(info, added);
   files["tokenizer.json"] = text_of(json);
-  files["tokenizer.model"] = serialise_sentencepiece_model(model, model.prefix != SpacePrefix::kNever);
+  files["tokenizer.model"] =
+      serialise_sentencepiece_model(model, model.prefix != SpacePrefix::kNever);
   return files;
 }
 

@@ -20,30 +20,33 @@ void put_token(HfTokenizer& result, const std::string& text, int32_t id, const s
   require(!text.empty(), "{}: token {} is empty", where, id);
   if (result.pieces.size() <= static_cast<size_t>(id)) result.pieces.resize(id + 1);
   std::string& piece = result.pieces[id];
-  require(piece.empty() || piece == text, "{}: id {} belongs to both '{}' and '{}'", where, id, piece, text);
+  require(piece.empty() || piece == text, "{}: id {} belongs to both '{}' and '{}'", where, id,
+          piece, text);
   const auto [other, fresh] = result.ids.emplace(text, id);
-  require(fresh || other->second == id, "{}: '{}' has two ids, {} and {}", where, text, other->second, id);
+  require(fresh || other->second == id, "{}: '{}' has two ids, {} and {}", where, text,
+          other->second, id);
   piece = text;
 }
 
 // An id far beyond the number of tokens would only make tables of holes.
 void check_id(int64_t id, size_t tokens, const std::string& text, const std::string& where) {
   const auto limit = static_cast<int64_t>(2 * tokens + 65536);
-  require(id >= 0 && id <= std::min(kMaxId, limit), "{}: token '{}' has the id {}, out of range for {} tokens",
-          where, text, id, tokens);
+  require(id >= 0 && id <= std::min(kMaxId, limit),
+          "{}: token '{}' has the id {}, out of range for {} tokens", where, text, id, tokens);
 }
 
 void read_vocabulary(const JsonObject& model, HfTokenizer& result) {
   const JsonObject vocabulary = model.object("vocab");
   const size_t count = vocabulary.json().size();
-  require(count > 0 && count <= kMaxVocabulary, "{}: {} tokens; 1 to {} are supported", vocabulary.where(),
-          count, kMaxVocabulary);
+  require(count > 0 && count <= kMaxVocabulary, "{}: {} tokens; 1 to {} are supported",
+          vocabulary.where(), count, kMaxVocabulary);
   for (const auto& [text, value] : vocabulary.json().items()) {
-    require(value.is_number_integer(), "{}: the id of token '{}' is {}, not an integer", vocabulary.where(),
-            text, describe_json(value));
-    const auto id = value.is_number_unsigned()
-                        ? static_cast<int64_t>(std::min<uint64_t>(value.get<uint64_t>(), kMaxId + 1))
-                        : value.get<int64_t>();
+    require(value.is_number_integer(), "{}: the id of token '{}' is {}, not an integer",
+            vocabulary.where(), text, describe_json(value));
+    const auto id =
+        value.is_number_unsigned()
+            ? static_cast<int64_t>(std::min<uint64_t>(value.get<uint64_t>(), kMaxId + 1))
+            : value.get<int64_t>();
     check_id(id, count, text, vocabulary.where());
     put_token(result, text, static_cast<int32_t>(id), vocabulary.where());
   }
@@ -55,7 +58,8 @@ void read_merges(const JsonObject& model, HfTokenizer& result) {
   if (!merges.is_array()) model.fail_at("merges", "is " + describe_json(merges) + ", not an array");
   result.merges.reserve(merges.size());
   for (const Json& merge : merges) {
-    const bool pair = merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string();
+    const bool pair =
+        merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string();
     if (pair) {
       result.merges.emplace_back(merge[0].get<std::string>(), merge[1].get<std::string>());
       continue;
@@ -71,7 +75,8 @@ void read_merges(const JsonObject& model, HfTokenizer& result) {
 }
 
 void refuse(const JsonObject& object, const char* key, bool refused) {
-  if (refused) object.fail_at(key, "is " + describe_json(object.at(key)) + ", which is not supported");
+  if (refused)
+    object.fail_at(key, "is " + describe_json(object.at(key)) + ", which is not supported");
 }
 
 void read_model(const JsonObject& model, HfTokenizer& result) {
@@ -84,6 +89,8 @@ void read_model(const JsonObject& model, HfTokenizer& result) {
   result.sentencepiece = model.boolean_or("byte_fallback", false);
   result.pre.ignore_merges = model.boolean_or("ignore_merges", false);
   result.unknown_token = model.string_or("unk_token", "");
+  const bool fuses = model.boolean_or("fuse_unk", false) && !result.unknown_token.empty();
+  refuse(model, "fuse_unk", fuses && !result.sentencepiece);
   read_vocabulary(model, result);
   read_merges(model, result);
 }
@@ -123,14 +130,16 @@ std::string split_pattern(const JsonObject& step) {
   const JsonObject pattern = step.object("pattern");
   if (pattern.has("Regex")) return pattern.string("Regex");
   const std::string text = pattern.string("String");
-  if (text.empty() || text.find("\\E") != text.npos) step.fail_at("pattern", "is a text that cannot be split at");
+  if (text.empty() || text.find("\\E") != text.npos)
+    step.fail_at("pattern", "is a text that cannot be split at");
   return "\\Q" + text + "\\E";
 }
 
 void read_pre_tokenizer(const JsonObject& file, HfTokenizer& result) {
   const auto steps = steps_of(file, "pre_tokenizer", "pretokenizers");
   require(!steps.empty() && type_of(steps.back()) == "ByteLevel",
-          "{}: pre_tokenizer: only byte-level BPE is supported, where ByteLevel is the last (or only) step; "
+          "{}: pre_tokenizer: only byte-level BPE is supported, where ByteLevel is the last (or "
+          "only) step; "
           "found {}",
           file.where(), steps.empty() ? "none" : type_of(steps.back()));
   for (size_t i = 0; i + 1 < steps.size(); ++i) {
@@ -165,8 +174,8 @@ void read_post_processor(const JsonObject& file, HfTokenizer& result) {
     if (!first.has("SpecialToken")) continue;
     const std::string text = first.object("SpecialToken").string("id");
     result.info.bos = result.find(text);
-    require(result.info.bos != kNoToken, "{}: the special token '{}' is not in the vocabulary", first.where(),
-            text);
+    require(result.info.bos != kNoToken, "{}: the special token '{}' is not in the vocabulary",
+            first.where(), text);
     result.info.adds_bos = true;
   }
 }
@@ -179,7 +188,8 @@ bool is_byte_vocabulary(const HfTokenizer& parsed) {
   }
   for (int b = 0; b < 256; ++b) {
     std::string bytes;
-    if (!from_byte_level(parsed.pieces[b], bytes) || bytes != std::string(1, static_cast<char>(b))) return false;
+    if (!from_byte_level(parsed.pieces[b], bytes) || bytes != std::string(1, static_cast<char>(b)))
+      return false;
   }
   return true;
 }
@@ -189,8 +199,8 @@ std::unique_ptr<Tokenizer> make_bpe(HfTokenizer parsed) {
   data.file = parsed.file;
   if (!parsed.unknown_token.empty()) {
     data.unknown_symbol = parsed.find(parsed.unknown_token);
-    require(data.unknown_symbol != kNoToken, "{}: model.unk_token '{}' is not in the vocabulary", parsed.file,
-            parsed.unknown_token);
+    require(data.unknown_symbol != kNoToken, "{}: model.unk_token '{}' is not in the vocabulary",
+            parsed.file, parsed.unknown_token);
   }
   data.pieces = std::move(parsed.pieces);
   data.merges = std::move(parsed.merges);
@@ -200,15 +210,15 @@ std::unique_ptr<Tokenizer> make_bpe(HfTokenizer parsed) {
   return BpeTokenizer::make(std::move(data));
 }
 
-// Where tokenizer.json ranks pairs, SentencePiece scores what they make. Returns the score by id, 0 for
-// pieces that no merge makes.
+// Where tokenizer.json ranks pairs, SentencePiece scores what they make. Returns the score by id, 0
+// for pieces that no merge makes.
 std::vector<float> scores_of_merges(const HfTokenizer& parsed) {
   std::vector<float> scores(parsed.pieces.size(), 0);
   for (size_t rank = 0; rank < parsed.merges.size(); ++rank) {
     const auto& [left, right] = parsed.merges[rank];
     const int32_t merged = parsed.find(left + right);
-    require(merged != kNoToken, "{}: model.merges[{}] makes '{}', which is not in the vocabulary", parsed.file,
-            rank, left + right);
+    require(merged != kNoToken, "{}: model.merges[{}] makes '{}', which is not in the vocabulary",
+            parsed.file, rank, left + right);
     if (scores[merged] == 0) scores[merged] = -static_cast<float>(rank + 1);
   }
   return scores;

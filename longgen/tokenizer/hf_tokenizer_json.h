@@ -27,13 +27,13 @@ struct SpaceRule {
 
 struct HfTokenizer {
   std::string file;
-  bool sentencepiece = false;  // a BPE over characters with byte fallback
+  bool sentencepiece = false;       // a BPE over characters with byte fallback
   std::vector<std::string> pieces;  // by id; added tokens included, as written
   std::vector<std::pair<std::string, std::string>> merges;
-  PreTokenizerSpec pre;                 // byte-level BPE
-  bool add_prefix_space = false;        // byte-level BPE
-  SpaceRule prefix;                     // sentencepiece
-  std::string unknown_token;            // of the model; "": none
+  PreTokenizerSpec pre;           // byte-level BPE
+  bool add_prefix_space = false;  // byte-level BPE
+  SpaceRule prefix;               // sentencepiece
+  std::string unknown_token;      // of the model; "": none
   TokenizerInfo info;
   std::unordered_map<std::string, int32_t> ids;
 

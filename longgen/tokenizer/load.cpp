@@ -18,7 +18,8 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const formats::ModelFile& file) {
           "{}: the tokenizer has {} tokens, the model only {}; they do not belong together",
           file.path().string(), tokenizer->vocab_size(), file.config().vocab_size);
   std::vector<int32_t> ends = tokenizer->end_of_generation_ids();
-  for (const int64_t id : file.extras().generation.eos_ids) ends.push_back(static_cast<int32_t>(id));
+  for (const int64_t id : file.extras().generation.eos_ids)
+    ends.push_back(static_cast<int32_t>(id));
   tokenizer->set_end_of_generation(std::move(ends));
   return tokenizer;
 }

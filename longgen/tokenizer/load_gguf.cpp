@@ -24,11 +24,11 @@ std::vector<PieceType> read_types(const GgufFile& gguf, size_t tokens) {
   if (!gguf.has(kKey)) return types;
   const auto& numbers = gguf.integers(kKey);
   const std::string file = gguf.path().string();
-  require(numbers.size() == tokens, "{}: {} has {} entries for {} tokens", file, kKey, numbers.size(),
-          tokens);
+  require(numbers.size() == tokens, "{}: {} has {} entries for {} tokens", file, kKey,
+          numbers.size(), tokens);
   for (size_t id = 0; id < tokens; ++id) {
-    require(numbers[id] >= 1 && numbers[id] <= 6, "{}: {} of token {} is {}, not 1 to 6", file, kKey, id,
-            numbers[id]);
+    require(numbers[id] >= 1 && numbers[id] <= 6, "{}: {} of token {} is {}, not 1 to 6", file,
+            kKey, id, numbers[id]);
     types[id] = static_cast<PieceType>(numbers[id]);
   }
   return types;
@@ -79,7 +79,8 @@ std::unique_ptr<Tokenizer> load_bpe(const GgufFile& gguf) {
   return BpeTokenizer::make(std::move(data));
 }
 
-// SentencePiece has exactly one unknown piece; GGUF files mark padding of the vocabulary as unknown.
+// SentencePiece has exactly one unknown piece; GGUF files mark padding of the vocabulary as
+// unknown.
 void settle_unknown(SentencePieceModel& model, int32_t unk, const std::string& file) {
   for (size_t id = 0; id < model.pieces.size(); ++id) {
     PieceType& type = model.pieces[id].type;
@@ -102,7 +103,9 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const GgufFile& gguf) {
   TokenizerInfo info = read_info(gguf, tokens, types);
   if (!gguf.has("tokenizer.ggml.add_bos_token")) info.adds_bos = true;  // llama.cpp's default
   // The library itself finds those with spaces.
-  std::erase_if(info.added, [](const AddedToken& token) { return token.text.find(kSpaceMark) != token.text.npos; });
+  std::erase_if(info.added, [](const AddedToken& token) {
+    return token.text.find(kSpaceMark) != token.text.npos;
+  });
   SentencePieceModel model;
   for (size_t id = 0; id < tokens.size(); ++id) {
     model.pieces.push_back({tokens[id], static_cast<float>(scores[id]), types[id]});
@@ -115,7 +118,7 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const GgufFile& gguf) {
   model.pad = info.pad;
   model.byte_fallback = std::find(types.begin(), types.end(), PieceType::kByte) != types.end();
   model.prefix = gguf.boolean_or("tokenizer.ggml.add_space_prefix", true) ? SpacePrefix::kAfterAdded
-                                                                         : SpacePrefix::kNever;
+                                                                          : SpacePrefix::kNever;
   add_end_of_generation(info);
   return make_sentencepiece_tokenizer(std::move(model), std::move(info), file);
 }
@@ -127,8 +130,8 @@ void add_end_of_generation(TokenizerInfo& info) {
   if (info.eos != kNoToken) ends.push_back(info.eos);
   for (const AddedToken& token : info.added) {
     // A chat model ends its turn with one of these, whatever its end-of-text token is.
-    for (const char* text : {"<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>",
-                             "<|end|>", "<end_of_turn>"}) {
+    for (const char* text : {"<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>",
+                             "<|eom_id|>", "<|end|>", "<end_of_turn>"}) {
       if (token.special && token.text == text) ends.push_back(token.id);
     }
   }
@@ -140,8 +143,10 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const GgufFile& gguf) {
   const std::string model = gguf.string("tokenizer.ggml.model");
   if (model == "gpt2") return load_bpe(gguf);
   if (model == "llama") return load_sentencepiece(gguf);
-  fail("{}: tokenizer.ggml.model is '{}'; known are 'gpt2' (byte-level BPE) and 'llama' (SentencePiece)",
-       gguf.path().string(), model);
+  fail(
+      "{}: tokenizer.ggml.model is '{}'; known are 'gpt2' (byte-level BPE) and 'llama' "
+      "(SentencePiece)",
+      gguf.path().string(), model);
 }
 
 }  // namespace longgen::tokenizer

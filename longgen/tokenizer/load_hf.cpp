@@ -30,9 +30,9 @@ struct Directory {
 
 Directory read_directory(const fs::path& path) {
   Directory directory{path, {}, nullptr, nullptr, nullptr};
-  for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-                           "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-                           "chat_template.jinja"}) {
+  for (const char* name :
+       {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+        "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja"}) {
     std::error_code ignored;
     if (fs::is_regular_file(path / name, ignored)) {
       directory.texts[name] = read_text_file(path / name, kMaxFileBytes);
@@ -63,14 +63,16 @@ std::string special_token_text(const Json& json, const std::string& file, const 
 // Fills bos, eos, pad and unk of `info` where the configuration names tokens of the vocabulary.
 void read_special_ids(const Directory& directory, const TokenFinder& find, TokenizerInfo& info) {
   const auto read = [&](const char* key, int32_t& id) {
-    std::string text = special_token_text(directory.config, directory.name("tokenizer_config.json"), key);
+    std::string text =
+        special_token_text(directory.config, directory.name("tokenizer_config.json"), key);
     if (text.empty()) {
-      text = special_token_text(directory.special_map, directory.name("special_tokens_map.json"), key);
+      text =
+          special_token_text(directory.special_map, directory.name("special_tokens_map.json"), key);
     }
     if (text.empty()) return;
     const int32_t found = find(text);
-    require(found != kNoToken, "{}: {} is '{}', which is not in the vocabulary", directory.path.string(),
-            key, text);
+    require(found != kNoToken, "{}: {} is '{}', which is not in the vocabulary",
+            directory.path.string(), key, text);
     id = found;
   };
   read("bos_token", info.bos);
@@ -115,9 +117,11 @@ std::vector<AddedToken> read_added_tokens_decoder(const Directory& directory) {
   if (!config.has("added_tokens_decoder")) return tokens;
   const JsonObject decoder = config.object("added_tokens_decoder");
   for (const auto& [key, value] : decoder.json().items()) {
-    const bool number = !key.empty() && key.size() <= 9 && key.find_first_not_of("0123456789") == key.npos;
+    const bool number =
+        !key.empty() && key.size() <= 9 && key.find_first_not_of("0123456789") == key.npos;
     if (!number) decoder.fail_at(key, "is not a token id");
-    tokens.push_back(read_added_token(JsonObject(value, decoder.where() + "." + key), std::stoi(key)));
+    tokens.push_back(
+        read_added_token(JsonObject(value, decoder.where() + "." + key), std::stoi(key)));
   }
   return tokens;
 }
@@ -167,15 +171,17 @@ std::unique_ptr<Tokenizer> load_hf_tokenizer(const fs::path& path) {
   const Directory directory = read_directory(path);
   const bool has_model = directory.texts.contains("tokenizer.model");
   if (!directory.tokenizer.is_null()) {
-    const bool sentencepiece = is_sentencepiece_json(directory.tokenizer, directory.name("tokenizer.json"));
+    const bool sentencepiece =
+        is_sentencepiece_json(directory.tokenizer, directory.name("tokenizer.json"));
     // tokenizer.model is the original where both are there; byte-level BPE has another file by that
     // name.
     if (!(sentencepiece && has_model)) return load_tokenizer_json(directory);
   }
-  require(has_model,
-          "{}: there is neither tokenizer.json nor tokenizer.model in this directory; copy the model's "
-          "tokenizer files there",
-          path.string());
+  require(
+      has_model,
+      "{}: there is neither tokenizer.json nor tokenizer.model in this directory; copy the model's "
+      "tokenizer files there",
+      path.string());
   return load_sentencepiece(directory);
 }
 

@@ -44,7 +44,8 @@ std::map<std::string, PreTokenizerSpec> known_pre_tokenizers() {
           {"qwen2", qwen2}};
 }
 
-// PCRE2's \s has U+180E, which Unicode took out of White_Space in 6.3; the tokenizers follow Unicode.
+// PCRE2's \s has U+180E, which Unicode took out of White_Space in 6.3; the tokenizers follow
+// Unicode.
 std::string with_unicode_spaces(const std::string& pattern) {
   static constexpr std::string_view kSpaces = R"(\p{Z}\x{9}-\x{D}\x{85})";
   std::string result;
@@ -123,7 +124,8 @@ PreTokenizer::Scratch::~Scratch() = default;
 
 PreTokenizer::PreTokenizer(const std::vector<std::string>& patterns, const std::string& file) {
   std::vector<std::string> used = patterns;
-  if (used == std::vector<std::string>{kDigitPattern, kGpt2Pattern}) used = {kDigitsThenGpt2Pattern};
+  if (used == std::vector<std::string>{kDigitPattern, kGpt2Pattern})
+    used = {kDigitsThenGpt2Pattern};
   for (const std::string& pattern : used) {
     const std::string text = with_unicode_spaces(pattern);
     int code = 0;
@@ -132,8 +134,9 @@ PreTokenizer::PreTokenizer(const std::vector<std::string>& patterns, const std::
     stage.code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
                                    PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &offset,
                                    nullptr));
-    require(stage.code != nullptr, "{}: the pre-tokenizer's expression '{}' is not valid: {} (near '{}')",
-            file, pattern, pcre_message(code), text.substr(std::min(offset, text.size())).substr(0, 20));
+    require(stage.code != nullptr,
+            "{}: the pre-tokenizer's expression '{}' is not valid: {} (near '{}')", file, pattern,
+            pcre_message(code), text.substr(std::min(offset, text.size())).substr(0, 20));
     // Where the system forbids JIT, the same expression is interpreted: same pieces, slower.
     pcre2_jit_compile(stage.code.get(), PCRE2_JIT_COMPLETE);
     stage.pattern = pattern;
@@ -165,11 +168,12 @@ void PreTokenizer::split_stage(size_t index, std::string_view text, Scratch& scr
   };
   size_t done = 0, from = 0;
   while (from < text.size()) {
-    const int found = pcre2_match(stage.code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
-                                  from, PCRE2_NO_UTF_CHECK, scratch.data_->match, scratch.data_->context);
+    const int found =
+        pcre2_match(stage.code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
+                    PCRE2_NO_UTF_CHECK, scratch.data_->match, scratch.data_->context);
     if (found == PCRE2_ERROR_NOMATCH) break;
-    require(found >= 0, "{}: the pre-tokenizer's expression '{}' gave up on the text: {}", stage.file,
-            stage.pattern, pcre_message(found));
+    require(found >= 0, "{}: the pre-tokenizer's expression '{}' gave up on the text: {}",
+            stage.file, stage.pattern, pcre_message(found));
     const size_t* bounds = pcre2_get_ovector_pointer(scratch.data_->match);
     const size_t begin = bounds[0], end = bounds[1];
     if (end <= begin) {  // an empty match cuts nothing; go on behind the next character

@@ -46,8 +46,8 @@ class PreTokenizer {
     std::unique_ptr<Data> data_;
   };
 
-  // Calls word(piece) for the pieces of `text` in order; together they are the whole text, which must
-  // be valid UTF-8. Throws Error when an expression needs too much work (see kMatchLimit).
+  // Calls word(piece) for the pieces of `text` in order; together they are the whole text, which
+  // must be valid UTF-8. Throws Error when an expression needs too much work (see kMatchLimit).
   void split(std::string_view text, Scratch& scratch,
              const std::function<void(std::string_view)>& word) const;
 

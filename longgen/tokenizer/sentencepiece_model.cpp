@@ -31,8 +31,9 @@ class ProtoReader {
     const uint64_t tag = varint();
     field.number = static_cast<uint32_t>(tag >> 3);
     field.wire = static_cast<Wire>(tag & 7);
-    require(tag >> 3 > 0 && tag >> 3 < (1u << 29), "{}: {}: field number {} at offset {} is not valid",
-            reader_.file_name(), what_, tag >> 3, reader_.offset());
+    require(tag >> 3 > 0 && tag >> 3 < (1u << 29),
+            "{}: {}: field number {} at offset {} is not valid", reader_.file_name(), what_,
+            tag >> 3, reader_.offset());
     switch (field.wire) {
       case kVarint:
         field.value = varint();
@@ -49,16 +50,19 @@ class ProtoReader {
         break;
       }
       default:
-        fail("{}: {}: wire type {} at offset {} is not valid; the file is damaged or no SentencePiece model",
-             reader_.file_name(), what_, tag & 7, reader_.offset());
+        fail(
+            "{}: {}: wire type {} at offset {} is not valid; the file is damaged or no "
+            "SentencePiece model",
+            reader_.file_name(), what_, tag & 7, reader_.offset());
     }
     return field;
   }
 
   // Throws unless the field came in the given form.
   void expect(const Field& field, Wire wire) const {
-    require(field.wire == wire, "{}: {}: field {} has wire type {}, expected {}", reader_.file_name(), what_,
-            field.number, static_cast<uint32_t>(field.wire), static_cast<uint32_t>(wire));
+    require(field.wire == wire, "{}: {}: field {} has wire type {}, expected {}",
+            reader_.file_name(), what_, field.number, static_cast<uint32_t>(field.wire),
+            static_cast<uint32_t>(wire));
   }
 
  private:
@@ -160,13 +164,18 @@ NormalizerSpec parse_normalizer_spec(std::string_view message, const std::string
   return spec;
 }
 
-void check_supported(const TrainerSpec& trainer, const NormalizerSpec& normalizer, const std::string& file) {
-  require(trainer.model_type == 2, "{}: SentencePiece model type {} is not supported; only BPE (2) is", file,
+void check_supported(const TrainerSpec& trainer, const NormalizerSpec& normalizer,
+                     const std::string& file) {
+  require(trainer.model_type == 2,
+          "{}: SentencePiece model type {} is not supported; only BPE (2) is", file,
           trainer.model_type);
   require(!trainer.space_suffix, "{}: treat_whitespace_as_suffix is not supported", file);
-  require(!normalizer.has_map, "{}: a text normaliser (precompiled_charsmap) is not supported", file);
-  require(!normalizer.remove_spaces, "{}: remove_extra_whitespaces is not supported: it loses text", file);
-  require(normalizer.escape_spaces, "{}: a model without escape_whitespaces is not supported", file);
+  require(!normalizer.has_map, "{}: a text normaliser (precompiled_charsmap) is not supported",
+          file);
+  require(!normalizer.remove_spaces, "{}: remove_extra_whitespaces is not supported: it loses text",
+          file);
+  require(normalizer.escape_spaces, "{}: a model without escape_whitespaces is not supported",
+          file);
 }
 
 // The id if such a control piece exists.
@@ -256,7 +265,8 @@ std::string serialise_sentencepiece_model(const SentencePieceModel& model, bool 
   const struct {
     uint32_t id_field, piece_field;
     int32_t id;
-  } specials[] = {{40, 45, model.unk}, {41, 46, model.bos}, {42, 47, model.eos}, {43, 48, model.pad}};
+  } specials[] = {
+      {40, 45, model.unk}, {41, 46, model.bos}, {42, 47, model.eos}, {43, 48, model.pad}};
   for (const auto& special : specials) {
     trainer.signed_number(special.id_field, special.id);
     if (special.id >= 0) trainer.bytes(special.piece_field, model.pieces[special.id].text);

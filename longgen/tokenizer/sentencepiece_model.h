@@ -22,7 +22,7 @@ enum class PieceType : uint8_t {
 // Where a space is put before the text.
 enum class SpacePrefix : uint8_t {
   kNever,
-  kAtStart,       // before the whole text alone
+  kAtStart,     // before the whole text alone
   kAfterAdded,  // also after every added token
 };
 
@@ -43,8 +43,8 @@ struct SentencePieceModel {
 // U+2581, which stands for a space in pieces.
 inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";
 
-// Throws Error naming `file`: damaged; not a BPE; a text normaliser, removal of spaces, or spaces as
-// suffixes, none of which is supported.
+// Throws Error naming `file`: damaged; not a BPE; a text normaliser, removal of spaces, or spaces
+// as suffixes, none of which is supported.
 SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::string& file);
 
 // The file. `dummy_prefix` overrides the model's own setting.

@@ -25,15 +25,16 @@ std::string with_spaces(std::string_view piece) {
   return text;
 }
 
-// Where a text may be cut so that its parts, encoded alone, give the ids of the whole: at places that
-// no piece spans. Words then come from a cache.
+// Where a text may be cut so that its parts, encoded alone, give the ids of the whole: at places
+// that no piece spans. Words then come from a cache.
 class SafeCuts {
  public:
   explicit SafeCuts(const SentencePieceModel& model) {
     // Without byte fallback, unknown characters side by side become one token.
     alone_.fill(model.byte_fallback);
     for (const auto& piece : model.pieces) {
-      if (!piece.in_text || piece.type == PieceType::kControl || piece.type == PieceType::kUnknown) continue;
+      if (!piece.in_text || piece.type == PieceType::kControl || piece.type == PieceType::kUnknown)
+        continue;
       if (piece.type == PieceType::kByte) continue;
       const std::string text = with_spaces(piece.text);
       const size_t letter = text.find_first_not_of(' ');
@@ -51,7 +52,8 @@ class SafeCuts {
     const char before = text[i - 1], after = text[i];
     if (alone_[static_cast<uint8_t>(before)] || alone_[static_cast<uint8_t>(after)]) return true;
     // To SentencePiece its mark in a text is a space.
-    return before_spaces_ && after == ' ' && before != ' ' && !text.substr(0, i).ends_with(kSpaceMark);
+    return before_spaces_ && after == ' ' && before != ' ' &&
+           !text.substr(0, i).ends_with(kSpaceMark);
   }
 
  private:
@@ -66,14 +68,15 @@ void check_pieces(const SentencePieceModel& model, const std::string& file) {
     const auto& piece = model.pieces[id];
     require(!piece.text.empty() && valid_utf8_prefix(piece.text) == piece.text.size(),
             "{}: token {} is {}", file, id, piece.text.empty() ? "empty" : "not valid UTF-8");
-    require(piece.score == piece.score, "{}: the score of token {} ('{}') is not a number", file, id,
-            piece.text);
+    require(piece.score == piece.score, "{}: the score of token {} ('{}') is not a number", file,
+            id, piece.text);
     require(piece.type != PieceType::kByte || byte_of_piece(piece.text) >= 0,
             "{}: byte token {} is '{}', not of the form <0xFF>", file, id, piece.text);
   }
 }
 
-TokenizerInfo complete_info(const SentencePieceModel& model, TokenizerInfo info, const std::string& file) {
+TokenizerInfo complete_info(const SentencePieceModel& model, TokenizerInfo info,
+                            const std::string& file) {
   const size_t size = model.pieces.size() + info.added.size();
   info.token_bytes.clear();
   info.special.clear();
@@ -85,8 +88,8 @@ TokenizerInfo complete_info(const SentencePieceModel& model, TokenizerInfo info,
   }
   for (const AddedToken& token : info.added) {
     require(token.id >= 0 && static_cast<size_t>(token.id) < size,
-            "{}: added token '{}' has the id {}; the vocabulary ends before {}", file, token.text, token.id,
-            size);
+            "{}: added token '{}' has the id {}; the vocabulary ends before {}", file, token.text,
+            token.id, size);
     if (static_cast<size_t>(token.id) >= info.token_bytes.size()) {
       info.token_bytes.resize(token.id + 1);
       info.special.resize(token.id + 1, false);
@@ -103,20 +106,25 @@ class SentencePieceTokenizer : public Tokenizer {
       : Tokenizer(complete_info(model, std::move(info), file), file),
         model_(std::move(model)),
         cuts_(model_) {
-    // The space before the text is put here, so that it stands once although the text comes in parts.
-    const auto status = processor_.LoadFromSerializedProto(serialise_sentencepiece_model(model_, false));
+    // The space before the text is put here, so that it stands once although the text comes in
+    // parts.
+    const auto status =
+        processor_.LoadFromSerializedProto(serialise_sentencepiece_model(model_, false));
     require(status.ok(), "{}: SentencePiece refuses the vocabulary: {}", file, status.ToString());
     byte_ids_.fill(model_.unk);
     for (size_t id = 0; id < model_.pieces.size(); ++id) {
       const auto& piece = model_.pieces[id];
-      if (piece.type == PieceType::kByte) byte_ids_[byte_of_piece(piece.text)] = static_cast<int32_t>(id);
+      if (piece.type == PieceType::kByte)
+        byte_ids_[byte_of_piece(piece.text)] = static_cast<int32_t>(id);
     }
   }
 
  protected:
-  void encode_plain(std::string_view text, bool space_prefix, std::vector<int32_t>& ids) const override;
+  void encode_plain(std::string_view text, bool space_prefix,
+                    std::vector<int32_t>& ids) const override;
   bool adds_space_prefix(bool first) const override {
-    return model_.prefix == SpacePrefix::kAfterAdded || (first && model_.prefix == SpacePrefix::kAtStart);
+    return model_.prefix == SpacePrefix::kAfterAdded ||
+           (first && model_.prefix == SpacePrefix::kAtStart);
   }
   std::map<std::string, std::string> make_files() const override {
     return make_sentencepiece_files(model_, info());
@@ -148,7 +156,8 @@ void SentencePieceTokenizer::encode_plain(std::string_view text, bool space_pref
                   for_each_utf8_run(
                       text, [&](std::string_view valid) { encode_valid(valid, scratch, ids); },
                       [&](std::string_view invalid) {
-                        for (const char c : invalid) ids.push_back(byte_ids_[static_cast<uint8_t>(c)]);
+                        for (const char c : invalid)
+                          ids.push_back(byte_ids_[static_cast<uint8_t>(c)]);
                       });
                 });
 }
@@ -190,7 +199,8 @@ void add_control_pieces(const SentencePieceModel& model, TokenizerInfo& info) {
   }
 }
 
-std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model, TokenizerInfo info,
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model,
+                                                        TokenizerInfo info,
                                                         const std::string& file) {
   check_pieces(model, file);
   return std::make_unique<SentencePieceTokenizer>(std::move(model), std::move(info), file);

@@ -15,7 +15,8 @@ void add_control_pieces(const SentencePieceModel& model, TokenizerInfo& info);
 // `info.special` are filled here. Bytes that are not UTF-8 become byte tokens (the unknown token
 // where the model has none). U+2581 in a text is a space to SentencePiece and comes back as one.
 // Throws Error naming `file`.
-std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model, TokenizerInfo info,
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model,
+                                                        TokenizerInfo info,
                                                         const std::string& file);
 
 }  // namespace longgen::tokenizer

@@ -18,8 +18,8 @@ bool is_word(char c) {
 }
 
 void check_id(int32_t id, int32_t size, const std::string& file, const char* what) {
-  require(id >= kNoToken && id < size, "{}: {} token id {} is outside the vocabulary of {} tokens", file,
-          what, id, size);
+  require(id >= kNoToken && id < size, "{}: {} token id {} is outside the vocabulary of {} tokens",
+          file, what, id, size);
 }
 
 }  // namespace
@@ -61,8 +61,8 @@ const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t po
     if (token.special && !with_special) continue;
     if (text.compare(position, token.text.size(), token.text) != 0) continue;
     const size_t end = position + token.text.size();
-    const bool beside_word = (position > 0 && is_word(text[position - 1])) ||
-                             (end < text.size() && is_word(text[end]));
+    const bool beside_word =
+        (position > 0 && is_word(text[position - 1])) || (end < text.size() && is_word(text[end]));
     if (!token.single_word || !beside_word) return &token;
   }
   return nullptr;
@@ -77,7 +77,8 @@ AddedTokenMatcher::Match AddedTokenMatcher::find(std::string_view text, size_t f
     if (match.token == nullptr) continue;
     match.begin = i;
     match.end = i + match.token->text.size();
-    while (match.token->lstrip && match.begin > from && is_space(text[match.begin - 1])) --match.begin;
+    while (match.token->lstrip && match.begin > from && is_space(text[match.begin - 1]))
+      --match.begin;
     while (match.token->rstrip && match.end < text.size() && is_space(text[match.end])) ++match.end;
     break;
   }
@@ -85,7 +86,9 @@ AddedTokenMatcher::Match AddedTokenMatcher::find(std::string_view text, size_t f
 }
 
 Tokenizer::Tokenizer(TokenizerInfo info, const std::string& file)
-    : info_((info.validate(file), std::move(info))), is_added_(info_.special), matcher_(info_.added) {
+    : info_((info.validate(file), std::move(info))),
+      is_added_(info_.special),
+      matcher_(info_.added) {
   for (const AddedToken& token : info_.added) is_added_[token.id] = true;
 }
 
@@ -109,7 +112,8 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions opti
   return ids;
 }
 
-void Tokenizer::append_token(int32_t id, bool skip_special, Before& before, std::string& text) const {
+void Tokenizer::append_token(int32_t id, bool skip_special, Before& before,
+                             std::string& text) const {
   const std::string& bytes = token_bytes(id);
   if (is_added_[id]) {
     if (!skip_special || !info_.special[id]) text += bytes;
@@ -149,7 +153,8 @@ void Tokenizer::set_end_of_generation(std::vector<int32_t> ids) {
 }
 
 void Tokenizer::save(const std::filesystem::path& directory) const {
-  const auto made = info_.source_files.empty() ? make_files() : std::map<std::string, std::string>{};
+  const auto made =
+      info_.source_files.empty() ? make_files() : std::map<std::string, std::string>{};
   for (const auto& [name, text] : info_.source_files.empty() ? made : info_.source_files) {
     write_file_atomically(directory / name, text);
   }

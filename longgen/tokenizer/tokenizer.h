@@ -1,4 +1,5 @@
-// Text to token ids and back. Text is bytes: UTF-8 where it is text, and anything else survives too.
+// Text to token ids and back. Text is bytes: UTF-8 where it is text, and anything else survives
+// too.
 #pragma once
 
 #include <array>
@@ -67,15 +68,15 @@ class AddedTokenMatcher {
   explicit AddedTokenMatcher(const std::vector<AddedToken>& tokens);
 
   struct Match {
-    size_t begin = 0, end = 0;           // in the text, swallowed white space included
-    const AddedToken* token = nullptr;   // null: none left
+    size_t begin = 0, end = 0;          // in the text, swallowed white space included
+    const AddedToken* token = nullptr;  // null: none left
   };
   Match find(std::string_view text, size_t from, bool with_special) const;
 
  private:
   const AddedToken* longest_at(std::string_view text, size_t position, bool with_special) const;
 
-  std::vector<AddedToken> tokens_;                      // longest first
+  std::vector<AddedToken> tokens_;  // longest first
   std::array<std::vector<uint32_t>, 256> by_first_byte_;
   bool any_plain_ = false;
 };
@@ -147,8 +148,8 @@ class Tokenizer {
   AddedTokenMatcher matcher_;
 };
 
-// Emits text as ids come. What comes out is always whole valid UTF-8 characters: bytes of a character
-// that may still be completed wait; bytes that cannot be part of one become U+FFFD.
+// Emits text as ids come. What comes out is always whole valid UTF-8 characters: bytes of a
+// character that may still be completed wait; bytes that cannot be part of one become U+FFFD.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer, DecodeOptions options = {})

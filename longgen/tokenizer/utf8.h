@@ -12,8 +12,8 @@ enum class Utf8Kind { kCharacter, kInvalid, kIncomplete };
 
 struct Utf8Step {
   Utf8Kind kind;
-  // Bytes of the character; of the longest invalid part that one U+FFFD replaces (Unicode 15, section
-  // 3.9, "maximal subpart"); or of the unfinished character, which ends the text.
+  // Bytes of the character; of the longest invalid part that one U+FFFD replaces (Unicode 15,
+  // section 3.9, "maximal subpart"); or of the unfinished character, which ends the text.
   size_t length;
 };
 
@@ -46,8 +46,8 @@ void for_each_utf8_run(std::string_view text, Valid&& valid, Invalid&& invalid) 
 void append_utf8(std::string& text, char32_t code_point);
 
 // GPT-2's byte alphabet: every byte as one printable character (openai/gpt-2 src/encoder.py,
-// bytes_to_unicode): '!'..'~', U+00A1..U+00AC and U+00AE..U+00FF stand for themselves, the others for
-// U+0100 onwards in order.
+// bytes_to_unicode): '!'..'~', U+00A1..U+00AC and U+00AE..U+00FF stand for themselves, the others
+// for U+0100 onwards in order.
 std::string to_byte_level(std::string_view bytes);
 
 // Appends the bytes that `text` stands for; false (and nothing appended) when a character of it is

@@ -40,7 +40,8 @@ size_t WordCache::slot_of(uint64_t hash, std::string_view word) const {
   for (size_t slot = hash & mask;; slot = (slot + 1) & mask) {
     const Entry& entry = entries_[slot];
     if (entry.word_length == 0) return slot;
-    if (entry.hash == hash && word == std::string_view(words_).substr(entry.word_begin, entry.word_length)) {
+    if (entry.hash == hash &&
+        word == std::string_view(words_).substr(entry.word_begin, entry.word_length)) {
       return slot;
     }
   }
@@ -65,9 +66,9 @@ void WordCache::insert(std::string_view word, std::span<const int32_t> ids) {
   }
   const uint64_t hash = XXH3_64bits(word.data(), word.size());
   // A word of at most 64 bytes has at most 64 ids (SentencePiece: 65), so all sizes fit.
-  entries_[slot_of(hash, word)] = {hash, static_cast<uint32_t>(words_.size()),
-                                   static_cast<uint32_t>(ids_.size()), static_cast<uint16_t>(word.size()),
-                                   static_cast<uint16_t>(ids.size())};
+  entries_[slot_of(hash, word)] = {
+      hash, static_cast<uint32_t>(words_.size()), static_cast<uint32_t>(ids_.size()),
+      static_cast<uint16_t>(word.size()), static_cast<uint16_t>(ids.size())};
   words_ += word;
   ids_.insert(ids_.end(), ids.begin(), ids.end());
   ++used_;

@@ -9,7 +9,8 @@
 
 namespace longgen::tokenizer {
 
-// A hash table from word to ids, of bounded size: it starts afresh when full. Not for several threads.
+// A hash table from word to ids, of bounded size: it starts afresh when full. Not for several
+// threads.
 class WordCache {
  public:
   WordCache();

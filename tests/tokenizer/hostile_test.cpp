@@ -47,7 +47,8 @@ std::unique_ptr<Tokenizer> load_json(const Json& json) {
 TEST(TokenizerJson, SmallOneWorks) {
   const auto tokenizer = load_json(small_tokenizer());
   EXPECT_EQ(tokenizer->vocab_size(), 6);
-  EXPECT_EQ(tokenizer->encode("ab ab<end>", {.parse_special = true}), (std::vector<int32_t>{3, 4, 5}));
+  EXPECT_EQ(tokenizer->encode("ab ab<end>", {.parse_special = true}),
+            (std::vector<int32_t>{3, 4, 5}));
   EXPECT_EQ(tokenizer->missing_bytes().size(), 253u);
   EXPECT_EQ(tokenizer->encode("axb"), (std::vector<int32_t>{3})) << "dropped as Hugging Face does";
 }
@@ -100,28 +101,42 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"/model/type", "\"Unigram\"", "Unigram"}, Damage{"/model/type", "[]", "type"},
         Damage{"/model/vocab", "[1, 2]", "vocab"}, Damage{"/model/vocab", "{}", "vocab"},
         Damage{"/model/vocab/a", "\"0\"", "'a'"}, Damage{"/model/vocab/a", "-1", "'a'"},
-        Damage{"/model/vocab/a", "1.5", "'a'"}, Damage{"/model/vocab/a", "18446744073709551615", "'a'"},
-        Damage{"/model/vocab/a", "4000000000", "out of range"}, Damage{"/model/vocab/a", "200000", "out of range"},
+        Damage{"/model/vocab/a", "1.5", "'a'"},
+        Damage{"/model/vocab/a", "18446744073709551615", "'a'"},
+        Damage{"/model/vocab/a", "4000000000", "out of range"},
+        Damage{"/model/vocab/a", "200000", "out of range"},
         Damage{"/model/vocab/a", "1", "belongs to both"}, Damage{"/model/vocab/", "2", "empty"},
         Damage{"/model/merges", "{}", "merges"}, Damage{"/model/merges", "null", "merges"},
-        Damage{"/model/merges/0", "\"ab\"", "merges[0]"}, Damage{"/model/merges/0", "\"a b c\"", "merges[0]"},
-        Damage{"/model/merges/0", "\" b\"", "merges[0]"}, Damage{"/model/merges/1", "[\"a\"]", "merges[1]"},
-        Damage{"/model/merges/1", "[1, 2]", "merges[1]"}, Damage{"/model/merges/1", "7", "merges[1]"},
-        Damage{"/model/merges/0", "\"a q\"", "'q'"}, Damage{"/model/merges/0", "\"b a\"", "'ba'"},
-        Damage{"/model/dropout", "0.1", "dropout"}, Damage{"/model/unk_token", "\"<none>\"", "<none>"},
+        Damage{"/model/merges/0", "\"ab\"", "merges[0]"},
+        Damage{"/model/merges/0", "\"a b c\"", "merges[0]"},
+        Damage{"/model/merges/0", "\" b\"", "merges[0]"},
+        Damage{"/model/merges/1", "[\"a\"]", "merges[1]"},
+        Damage{"/model/merges/1", "[1, 2]", "merges[1]"},
+        Damage{"/model/merges/1", "7", "merges[1]"}, Damage{"/model/merges/0", "\"a q\"", "'q'"},
+        Damage{"/model/merges/0", "\"b a\"", "'ba'"}, Damage{"/model/dropout", "0.1", "dropout"},
+        Damage{"/model", R"({"vocab": {"a": 0}, "merges": [], "unk_token": "a", "fuse_unk": true})",
+               "fuse_unk"},
+        Damage{"/model/unk_token", "\"<none>\"", "<none>"},
         Damage{"/model/end_of_word_suffix", "\"</w>\"", "end_of_word_suffix"},
         Damage{"/model/byte_fallback", "\"yes\"", "byte_fallback"},
-        Damage{"/added_tokens", "{}", "added_tokens"}, Damage{"/added_tokens/0", "4", "added_tokens[0]"},
-        Damage{"/added_tokens/0/id", "-3", "id"}, Damage{"/added_tokens/0/id", "99999999999", "id"},
-        Damage{"/added_tokens/0/id", "4000000", "out of range"}, Damage{"/added_tokens/0/id", "1", "belongs to both"},
-        Damage{"/added_tokens/0/content", "\"\"", "content"}, Damage{"/added_tokens/0/content", "\"ab\"", "two ids"},
-        Damage{"/added_tokens/0/content", "{}", "content"}, Damage{"/added_tokens/0/special", "\"\"", "special"},
-        Damage{"/normalizer", "{\"type\": \"NFKC\"}", "NFKC"}, Damage{"/normalizer", "[]", "normalizer"},
+        Damage{"/added_tokens", "{}", "added_tokens"},
+        Damage{"/added_tokens/0", "4", "added_tokens[0]"}, Damage{"/added_tokens/0/id", "-3", "id"},
+        Damage{"/added_tokens/0/id", "99999999999", "id"},
+        Damage{"/added_tokens/0/id", "4000000", "out of range"},
+        Damage{"/added_tokens/0/id", "1", "belongs to both"},
+        Damage{"/added_tokens/0/content", "\"\"", "content"},
+        Damage{"/added_tokens/0/content", "\"ab\"", "two ids"},
+        Damage{"/added_tokens/0/content", "{}", "content"},
+        Damage{"/added_tokens/0/special", "\"\"", "special"},
+        Damage{"/normalizer", "{\"type\": \"NFKC\"}", "NFKC"},
+        Damage{"/normalizer", "[]", "normalizer"},
         Damage{"/normalizer", "{\"type\": \"Sequence\", \"normalizers\": 3}", "normalizers"},
-        Damage{"/pre_tokenizer", "null", "pre_tokenizer"}, Damage{"/pre_tokenizer", "{\"type\": \"Whitespace\"}", "Whitespace"},
-        Damage{"/pre_tokenizer",
-               R"({"type": "Sequence", "pretokenizers": [{"type": "Punctuation"}, {"type": "ByteLevel"}]})",
-               "Punctuation"},
+        Damage{"/pre_tokenizer", "null", "pre_tokenizer"},
+        Damage{"/pre_tokenizer", "{\"type\": \"Whitespace\"}", "Whitespace"},
+        Damage{
+            "/pre_tokenizer",
+            R"({"type": "Sequence", "pretokenizers": [{"type": "Punctuation"}, {"type": "ByteLevel"}]})",
+            "Punctuation"},
         Damage{"/pre_tokenizer",
                R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Removed",
                    "pattern": {"Regex": "a"}}, {"type": "ByteLevel", "add_prefix_space": false}]})",
@@ -130,7 +145,8 @@ INSTANTIATE_TEST_SUITE_P(
                R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Isolated",
                    "pattern": {"Regex": "(a"}}, {"type": "ByteLevel", "add_prefix_space": false}]})",
                "(a"},
-        Damage{"/post_processor", R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "?"}}]})",
+        Damage{"/post_processor",
+               R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "?"}}]})",
                "'?'"},
         Damage{"/post_processor", R"({"type": "TemplateProcessing", "single": 4})", "single"}));
 
@@ -176,7 +192,8 @@ TEST(HuggingFaceDirectory, SideFilesAreChecked) {
 
 TEST(HuggingFaceDirectory, NothingThereIsAnError) {
   const TemporaryDirectory directory;
-  EXPECT_NE(error_of([&] { load_tokenizer(directory.path()); }).find("tokenizer.json"), std::string::npos);
+  EXPECT_NE(error_of([&] { load_tokenizer(directory.path()); }).find("tokenizer.json"),
+            std::string::npos);
 }
 
 // Any one byte changed, or the file cut anywhere: an Error, or a tokenizer that works.
@@ -205,11 +222,12 @@ int count_errors(const std::string& good, int damages, Load&& load) {
 TEST(DamagedFiles, TokenizerJsonOfBytes) {
   const TemporaryDirectory good;
   make_byte_tokenizer()->save(good.path());
-  const int errors = count_errors(read_text_file(good.path() / "tokenizer.json"), 600, [](const std::string& text) {
-    const TemporaryDirectory directory;
-    write(directory.path() / "tokenizer.json", text);
-    return load_tokenizer(directory.path());
-  });
+  const int errors = count_errors(read_text_file(good.path() / "tokenizer.json"), 600,
+                                  [](const std::string& text) {
+                                    const TemporaryDirectory directory;
+                                    write(directory.path() / "tokenizer.json", text);
+                                    return load_tokenizer(directory.path());
+                                  });
   EXPECT_GE(errors, 300) << "most damage is noticed";
 }
 
@@ -221,7 +239,8 @@ SentencePieceModel small_sentencepiece() {
     model.pieces.push_back({fmt::format("<0x{:02X}>", b), 0, PieceType::kByte});
   }
   const std::string mark(kSpaceMark);
-  for (const std::string& text : {mark, std::string("a"), std::string("b"), std::string("ab"), mark + "ab"}) {
+  for (const std::string& text :
+       {mark, std::string("a"), std::string("b"), std::string("ab"), mark + "ab"}) {
     model.pieces.push_back({text, -static_cast<float>(model.pieces.size())});
   }
   return model;
@@ -247,7 +266,8 @@ TEST(DamagedFiles, SentencePieceVocabularies) {
     return error_of([&] { load_tokenizer(directory.path()); });
   };
   EXPECT_EQ(message([](auto&) {}), "");
-  const auto expect = [&](const char* expected, const std::function<void(SentencePieceModel&)>& damage) {
+  const auto expect = [&](const char* expected,
+                          const std::function<void(SentencePieceModel&)>& damage) {
     const std::string text = message(damage);
     EXPECT_NE(text.find(expected), std::string::npos) << text;
     EXPECT_NE(text.find("tokenizer.model"), std::string::npos) << text;

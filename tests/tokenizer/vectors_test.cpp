@@ -60,7 +60,8 @@ TEST_P(Vectors, EveryTextHasItsIdsAfterSaving) {
   check_vectors(*load_tokenizer(directory.path()), path);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Vectors, ::testing::Values("gpt-2", "starcoder", "llama-spm", "phi-3"),
+INSTANTIATE_TEST_SUITE_P(Families, Vectors,
+                         ::testing::Values("gpt-2", "starcoder", "llama-spm", "phi-3"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
