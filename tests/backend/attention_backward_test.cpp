@@ -10,17 +10,20 @@
 namespace longgen {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::AttentionProblem;
 using testing::AttentionResult;
 using testing::AttentionShapeCase;
 using testing::CpuRun;
+using ::testing::HasSubstr;
 using testing::Host;
 using testing::SolvedProblem;
 
 AttentionPattern pattern(int64_t block, int64_t local = AttentionPattern::kAll, int64_t sink = 0,
                          int64_t stride = 0, std::vector<int64_t> offsets = {0}) {
-  return {.block_size = block, .sink_blocks = sink, .local_blocks = local, .stride = stride,
+  return {.block_size = block,
+          .sink_blocks = sink,
+          .local_blocks = local,
+          .stride = stride,
           .offsets = std::move(offsets)};
 }
 
@@ -33,7 +36,8 @@ AttentionResult run_backward(const AttentionProblem& p, const AttentionResult& f
     std::vector<double> values(x.size(), std::numeric_limits<double>::quiet_NaN());
     const int64_t row = heads * c.head_dim;
     for (const DocumentRange& d : p.documents) {
-      std::copy_n(x.begin() + d.row_begin * row, d.row_count * row, values.begin() + d.row_begin * row);
+      std::copy_n(x.begin() + d.row_begin * row, d.row_count * row,
+                  values.begin() + d.row_begin * row);
     }
     host.fill(values);
     return host;
@@ -46,11 +50,19 @@ AttentionResult run_backward(const AttentionProblem& p, const AttentionResult& f
   const Host dv(c.dtype, {c.rows, c.kv_heads, c.head_dim}, gap, gap / 16);
   Host lse(DType::kF32, {1, c.q_heads, c.rows});
   lse.fill(forward.lse);
-  AttentionBackward b{.dq = dq.tensor(), .dk = dk.tensor(), .dv = dv.tensor(),
-                      .dout = dout.tensor(), .out = out.tensor(), .q = q.tensor(),
-                      .k = k.tensor(), .v = v.tensor(),
-                      .lse = lse.tensor().reshape({c.q_heads, c.rows}), .documents = p.documents,
-                      .kv_head_begin = c.kv_head_begin, .pattern = &c.pattern, .scale = p.scale};
+  AttentionBackward b{.dq = dq.tensor(),
+                      .dk = dk.tensor(),
+                      .dv = dv.tensor(),
+                      .dout = dout.tensor(),
+                      .out = out.tensor(),
+                      .q = q.tensor(),
+                      .k = k.tensor(),
+                      .v = v.tensor(),
+                      .lse = lse.tensor().reshape({c.q_heads, c.rows}),
+                      .documents = p.documents,
+                      .kv_head_begin = c.kv_head_begin,
+                      .pattern = &c.pattern,
+                      .scale = p.scale};
   const int64_t bytes = cpu_attention_backward_workspace_bytes(
       {c.rows, c.q_heads, c.kv_heads, c.head_dim, c.dtype}, run.context);
   auto storage = testing::poisoned(bytes);
@@ -71,8 +83,10 @@ void expect_backward(const AttentionProblem& p, const AttentionResult& got,
 std::vector<AttentionShapeCase> shapes() {
   std::vector<AttentionShapeCase> out;
   const auto add = [&](int64_t q, int64_t kv, int64_t dim, int64_t rows, AttentionPattern pat,
-                       std::vector<DocumentRange> docs = {}, int64_t head_begin = 0, double gain = 1) {
-    out.push_back({DType::kF32, q, kv, dim, rows, std::move(pat), std::move(docs), head_begin, gain});
+                       std::vector<DocumentRange> docs = {}, int64_t head_begin = 0,
+                       double gain = 1) {
+    out.push_back(
+        {DType::kF32, q, kv, dim, rows, std::move(pat), std::move(docs), head_begin, gain});
   };
   for (int64_t rows : {1, 15, 17, 63, 64, 65, 129}) add(3, 1, 16, rows, pattern(64));
   for (int64_t rows : {47, 49, 200}) add(2, 1, 32, rows, pattern(16, 3, 1));
@@ -156,10 +170,18 @@ TEST(AttentionBackward, RefusesWhatItCannotDo) {
   auto storage = testing::poisoned(bytes);
   const AttentionPattern full = pattern(16);
   const DocumentRange overlapping[] = {{0, 12}, {10, 10}};
-  const AttentionBackward good{
-      .dq = q.tensor(), .dk = k.tensor(), .dv = k.tensor(), .dout = q.tensor(), .out = q.tensor(),
-      .q = q.tensor(), .k = k.tensor(), .v = k.tensor(), .lse = lse.tensor().reshape({4, 20}),
-      .pattern = &full, .scale = 1, .workspace = testing::aligned_span(storage, bytes)};
+  const AttentionBackward good{.dq = q.tensor(),
+                               .dk = k.tensor(),
+                               .dv = k.tensor(),
+                               .dout = q.tensor(),
+                               .out = q.tensor(),
+                               .q = q.tensor(),
+                               .k = k.tensor(),
+                               .v = k.tensor(),
+                               .lse = lse.tensor().reshape({4, 20}),
+                               .pattern = &full,
+                               .scale = 1,
+                               .workspace = testing::aligned_span(storage, bytes)};
   const auto expect_error = [&](const AttentionBackward& b, const std::string& text) {
     try {
       cpu_attention_backward(b, run.context);

@@ -26,8 +26,8 @@ Tensor view(const std::vector<double>& x, std::initializer_list<int64_t> shape) 
   return Tensor(const_cast<double*>(x.data()), DType::kF64, shape);
 }
 
-// Norms count as at least this a number: gradients may cancel to nothing (a query that sees one key),
-// and then rounding errors have nothing to be relative to.
+// Norms count as at least this a number: gradients may cancel to nothing (a query that sees one
+// key), and then rounding errors have nothing to be relative to.
 constexpr double kLeastRms = 0.1;
 
 double bf16_rounded(double x) { return to_dtype(x, DType::kBF16); }
@@ -135,23 +135,37 @@ AttentionResult AttentionProblem::truth(bool backward) const {
     s.kv.length = d.row_count;
     sequences.push_back(s);
   }
-  AttentionForward f{.out = view(r.out, {t, heads, dim}), .lse = view(r.lse, {heads, t}),
-                     .q = view(q, {t, heads, dim}), .sequences = sequences,
-                     .kv_dtype = DType::kF64, .kv_heads = kv, .kv_head_begin = c.kv_head_begin,
-                     .pattern = &c.pattern, .scale = scale};
+  AttentionForward f{.out = view(r.out, {t, heads, dim}),
+                     .lse = view(r.lse, {heads, t}),
+                     .q = view(q, {t, heads, dim}),
+                     .sequences = sequences,
+                     .kv_dtype = DType::kF64,
+                     .kv_heads = kv,
+                     .kv_head_begin = c.kv_head_begin,
+                     .pattern = &c.pattern,
+                     .scale = scale};
   const AttentionShape shape{t, heads, kv, dim, DType::kF64};
-  std::vector<std::byte> work(static_cast<size_t>(reference->attention_forward_workspace_bytes(shape)));
+  std::vector<std::byte> work(
+      static_cast<size_t>(reference->attention_forward_workspace_bytes(shape)));
   f.workspace = work;
   reference->attention_forward(f);
   if (!backward) return r;
   r.dq.resize(q.size());
   r.dk.resize(k.size());
   r.dv.resize(v.size());
-  AttentionBackward b{.dq = view(r.dq, {t, heads, dim}), .dk = view(r.dk, {t, kv, dim}),
-                      .dv = view(r.dv, {t, kv, dim}), .dout = view(dout, {t, heads, dim}),
-                      .out = f.out, .q = f.q, .k = view(k, {t, kv, dim}), .v = view(v, {t, kv, dim}),
-                      .lse = f.lse, .documents = documents, .kv_head_begin = c.kv_head_begin,
-                      .pattern = &c.pattern, .scale = scale};
+  AttentionBackward b{.dq = view(r.dq, {t, heads, dim}),
+                      .dk = view(r.dk, {t, kv, dim}),
+                      .dv = view(r.dv, {t, kv, dim}),
+                      .dout = view(dout, {t, heads, dim}),
+                      .out = f.out,
+                      .q = f.q,
+                      .k = view(k, {t, kv, dim}),
+                      .v = view(v, {t, kv, dim}),
+                      .lse = f.lse,
+                      .documents = documents,
+                      .kv_head_begin = c.kv_head_begin,
+                      .pattern = &c.pattern,
+                      .scale = scale};
   work.resize(static_cast<size_t>(reference->attention_backward_workspace_bytes(shape)));
   b.workspace = work;
   reference->attention_backward(b);
@@ -239,8 +253,8 @@ Distance distance(const std::vector<double>& got, const std::vector<double>& wan
   }
   const double least = kLeastRms * kLeastRms * static_cast<double>(head_dim);
   const double floor = std::max(0.01 * all_norm / static_cast<double>(rows), least);
-  Distance result{
-      .all = std::sqrt(all_error / std::max(all_norm, least * static_cast<double>(rows)))};
+  Distance result{.all =
+                      std::sqrt(all_error / std::max(all_norm, least * static_cast<double>(rows)))};
   const int64_t tokens = rows / heads;
   for (int64_t h = 0; h < heads; ++h) {
     for (int64_t first = 0; first < tokens; first += 16) {
@@ -266,16 +280,17 @@ void expect_near(const std::string& name, const std::vector<double>& got,
                  int64_t heads, int64_t head_dim) {
   const Distance d = distance(got, want, heads, head_dim);
   if (dtype == DType::kF32) {
-    // Sums of a few hundred f32 products have errors of some 1e-7, and a probability errs by its score
-    // (at most some 30 here) times 6e-8. One lost key of a thousand would change a row by 3e-2.
+    // Sums of a few hundred f32 products have errors of some 1e-7, and a probability errs by its
+    // score (at most some 30 here) times 6e-8. One lost key of a thousand would change a row by
+    // 3e-2.
     EXPECT_LE(d.all, 5e-6) << name << ": " << d.to_string();
     EXPECT_LE(d.row, 2e-5) << name << ": " << d.to_string();
     EXPECT_LE(d.block, 1e-5) << name << ": " << d.to_string();
     return;
   }
   const Distance p = distance(plain, want, heads, head_dim);
-  // An output may be exact in one of the two by chance (a single key): half a unit of bf16, 2^-9, is
-  // always granted.
+  // An output may be exact in one of the two by chance (a single key): half a unit of bf16, 2^-9,
+  // is always granted.
   const double granted = 0.002;
   const std::string both = name + ": " + d.to_string() + ", plain bf16 " + p.to_string();
   EXPECT_LE(d.all, 2 * p.all + granted) << both;

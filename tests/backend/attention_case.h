@@ -61,9 +61,9 @@ struct AttentionProblem {
   AttentionResult plain_bf16(bool backward) const;
 };
 
-// Relative L2 over everything, and the largest over rows [., head_dim] and over blocks of 16 rows of a
-// head, each relative to the larger of its own norm and a tenth of the mean norm (rows that are nearly
-// 0 have no relative error), and at least 0.1 a number.
+// Relative L2 over everything, and the largest over rows [., head_dim] and over blocks of 16 rows
+// of a head, each relative to the larger of its own norm and a tenth of the mean norm (rows that
+// are nearly 0 have no relative error), and at least 0.1 a number.
 struct Distance {
   double all = 0, row = 0, block = 0;
   std::string to_string() const;

@@ -15,22 +15,25 @@
 namespace longgen {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::AttentionProblem;
 using testing::AttentionResult;
 using testing::AttentionShapeCase;
 using testing::CpuRun;
+using ::testing::HasSubstr;
 using testing::Host;
 using testing::SolvedProblem;
 
 AttentionPattern pattern(int64_t block, int64_t local = AttentionPattern::kAll, int64_t sink = 0,
                          int64_t stride = 0, std::vector<int64_t> offsets = {0}) {
-  return {.block_size = block, .sink_blocks = sink, .local_blocks = local, .stride = stride,
+  return {.block_size = block,
+          .sink_blocks = sink,
+          .local_blocks = local,
+          .stride = stride,
           .offsets = std::move(offsets)};
 }
 
-// Keys and values of one document in pages, [pages][heads][block][dim] with the pages shuffled, or one
-// contiguous tensor when `paged` is false. Blocks that no query at or after `position` sees are
+// Keys and values of one document in pages, [pages][heads][block][dim] with the pages shuffled, or
+// one contiguous tensor when `paged` is false. Blocks that no query at or after `position` sees are
 // released: their pages hold NaN and their entries -1.
 class Pages {
  public:
@@ -44,7 +47,8 @@ class Pages {
     std::vector<int64_t> page_of(static_cast<size_t>(blocks));
     std::iota(page_of.begin(), page_of.end(), 0);
     Rng rng(3, static_cast<uint64_t>(length));
-    for (size_t i = page_of.size(); paged && i > 1; --i) std::swap(page_of[i - 1], page_of[rng.below(i)]);
+    for (size_t i = page_of.size(); paged && i > 1; --i)
+      std::swap(page_of[i - 1], page_of[rng.below(i)]);
     keys_ = Host(c.dtype, {blocks * c.kv_heads, block, dim}, paged ? 16 : 0);
     values_ = Host(c.dtype, {blocks * c.kv_heads, block, dim}, paged ? 16 : 0);
     std::vector<double> k(static_cast<size_t>(blocks * c.kv_heads * block * dim),
@@ -100,9 +104,14 @@ AttentionResult run_call(const AttentionProblem& p, CpuRun& run, const Call& cal
   Host out(c.dtype, {c.rows, c.q_heads, c.head_dim}, call.head_gap, call.row_gap);
   Host lse(DType::kF32, {1, c.q_heads, c.rows});
   q.fill(p.q);
-  AttentionForward f{.out = out.tensor(), .q = q.tensor(), .sequences = call.sequences,
-                     .kv_dtype = c.dtype, .kv_heads = c.kv_heads, .kv_head_begin = c.kv_head_begin,
-                     .pattern = &c.pattern, .scale = p.scale};
+  AttentionForward f{.out = out.tensor(),
+                     .q = q.tensor(),
+                     .sequences = call.sequences,
+                     .kv_dtype = c.dtype,
+                     .kv_heads = c.kv_heads,
+                     .kv_head_begin = c.kv_head_begin,
+                     .pattern = &c.pattern,
+                     .scale = p.scale};
   if (call.with_lse) f.lse = lse.tensor().reshape({c.q_heads, c.rows});
   const int64_t bytes = cpu_attention_forward_workspace_bytes(
       {c.rows, c.q_heads, c.kv_heads, c.head_dim, c.dtype}, run.context);
@@ -138,13 +147,15 @@ void expect_forward(const AttentionProblem& p, AttentionResult got, const Attent
                     const AttentionResult& plain, const std::string& name) {
   const auto& c = p.c;
   keep_documents(p, &got.out, c.q_heads * c.head_dim);
-  testing::expect_near(name + " out", got.out, truth.out, plain.out, c.dtype, c.q_heads, c.head_dim);
+  testing::expect_near(name + " out", got.out, truth.out, plain.out, c.dtype, c.q_heads,
+                       c.head_dim);
   for (const DocumentRange& d : p.documents) {
     for (int64_t h = 0; h < c.q_heads; ++h) {
       for (int64_t r = d.row_begin; r < d.row_begin + d.row_count; ++r) {
         const auto i = static_cast<size_t>(h * c.rows + r);
         // Scores are sums of products of bf16 or f32 in f32 either way.
-        ASSERT_NEAR(got.lse[i], truth.lse[i], 1e-5 * (1 + std::abs(truth.lse[i]))) << name << " lse";
+        ASSERT_NEAR(got.lse[i], truth.lse[i], 1e-5 * (1 + std::abs(truth.lse[i])))
+            << name << " lse";
       }
     }
   }
@@ -153,23 +164,25 @@ void expect_forward(const AttentionProblem& p, AttentionResult got, const Attent
 std::vector<AttentionShapeCase> shapes() {
   std::vector<AttentionShapeCase> out;
   const auto add = [&](int64_t q, int64_t kv, int64_t dim, int64_t rows, AttentionPattern pat,
-                       std::vector<DocumentRange> docs = {}, int64_t head_begin = 0, double gain = 1) {
-    out.push_back({DType::kF32, q, kv, dim, rows, std::move(pat), std::move(docs), head_begin, gain});
+                       std::vector<DocumentRange> docs = {}, int64_t head_begin = 0,
+                       double gain = 1) {
+    out.push_back(
+        {DType::kF32, q, kv, dim, rows, std::move(pat), std::move(docs), head_begin, gain});
   };
   for (int64_t rows : {1, 15, 16, 17, 63, 64, 65, 129}) add(3, 1, 16, rows, pattern(64));
   for (int64_t rows : {47, 48, 49, 80, 200}) add(2, 1, 32, rows, pattern(16, 3, 1));
-  add(1, 1, 32, 300, pattern(16, 15, 1));          // budget near the length
+  add(1, 1, 32, 300, pattern(16, 15, 1));  // budget near the length
   add(4, 4, 32, 500, pattern(16, 15, 1));
   add(6, 2, 64, 333, pattern(16, 2, 1, 4));
   add(6, 2, 64, 333, pattern(16, 2, 1, 4, {0, 2}));
   add(2, 2, 48, 400, pattern(32, 1, 0, 3, {0, 1, 2, 1}), {}, 1);  // a part of four KV heads
   add(3, 3, 80, 290, pattern(128, 1, 1));
-  add(4, 1, 96, 270, pattern(64, 2));              // window without sinks
+  add(4, 1, 96, 270, pattern(64, 2));  // window without sinks
   add(2, 1, 128, 300, pattern(128));
   add(16, 1, 64, 150, pattern(32, 2, 1));
   add(32, 2, 16, 70, pattern(16, 2, 1));
   add(9, 3, 64, 260, pattern(64));
-  add(2, 1, 64, 260, pattern(64), {}, 0, 12);      // sharp softmax
+  add(2, 1, 64, 260, pattern(64), {}, 0, 12);  // sharp softmax
   add(3, 1, 64, 400, pattern(32, 2, 1), {{0, 100}, {128, 33}, {192, 1}, {256, 130}});
   return out;
 }
@@ -234,8 +247,8 @@ TEST_P(AttentionForwardIsa, ChunksAndDecodeAgreeWithWhole) {
 }
 
 TEST_P(AttentionForwardIsa, BatchesOfDecodeAndPrefillAreIndependent) {
-  const AttentionProblem p({DType::kBF16, 4, 2, 32, 300, pattern(16, 4, 1),
-                            {{0, 90}, {90, 1}, {91, 150}, {250, 50}}});
+  const AttentionProblem p(
+      {DType::kBF16, 4, 2, 32, 300, pattern(16, 4, 1), {{0, 90}, {90, 1}, {91, 150}, {250, 50}}});
   CpuRun run(GetParam(), 2);
   const AttentionResult truth = p.truth(false), plain = p.plain_bf16(false);
   // The last 1, 1, 3 and 50 tokens of each document in one call; other rows must be left alone.
@@ -270,7 +283,8 @@ TEST_P(AttentionForwardIsa, RepeatsBitForBit) {
   for (const int threads : {1, 3}) {
     CpuRun run(GetParam(), threads);
     const Pages pages(p, p.documents[0], true);
-    const Call whole{.sequences = {{0, 600, 0, pages.view}}}, last{.sequences = {{599, 1, 599, pages.view}}};
+    const Call whole{.sequences = {{0, 600, 0, pages.view}}},
+        last{.sequences = {{599, 1, 599, pages.view}}};
     const AttentionResult first = run_call(p, run, whole), decode = run_call(p, run, last);
     for (int i = 0; i < 10; ++i) {
       ASSERT_EQ(run_call(p, run, whole).out, first.out);
@@ -280,8 +294,8 @@ TEST_P(AttentionForwardIsa, RepeatsBitForBit) {
   }
 }
 
-// The keys of block b start b * 2^27 elements in: past 2^31 from block 16 on. Untouched pages of the
-// mapping cost nothing.
+// The keys of block b start b * 2^27 elements in: past 2^31 from block 16 on. Untouched pages of
+// the mapping cost nothing.
 TEST_P(AttentionForwardIsa, OffsetsBeyond32Bits) {
   const AttentionProblem p({DType::kF32, 2, 1, 16, 16 * 20, pattern(16, 2, 1)});
   const int64_t page = int64_t{1} << 27, bytes = 20 * page * 4;
@@ -289,8 +303,12 @@ TEST_P(AttentionForwardIsa, OffsetsBeyond32Bits) {
     return mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   };
-  KvView kv{.keys = map(), .values = map(), .page_stride = page, .head_stride = 16,
-            .token_stride = 16, .length = 320};
+  KvView kv{.keys = map(),
+            .values = map(),
+            .page_stride = page,
+            .head_stride = 16,
+            .token_stride = 16,
+            .length = 320};
   ASSERT_NE(kv.keys, MAP_FAILED);
   ASSERT_NE(kv.values, MAP_FAILED);
   CpuRun run(GetParam(), 2);
@@ -340,11 +358,20 @@ TEST(AttentionForward, RefusesWhatItCannotDo) {
       cpu_attention_forward_workspace_bytes({20, 4, 2, 32, DType::kF32}, run.context);
   auto storage = testing::poisoned(bytes);
   AttentionSequence s{.row_count = 20};
-  s.kv = {.keys = k.tensor().raw(), .values = k.tensor().raw(), .page_stride = 16 * 64,
-          .head_stride = 32, .token_stride = 64, .length = 20};
-  const AttentionForward good{.out = q.tensor(), .q = q.tensor(), .sequences = {&s, 1},
-                              .kv_dtype = DType::kF32, .kv_heads = 2, .pattern = &p.c.pattern,
-                              .scale = 1, .workspace = testing::aligned_span(storage, bytes)};
+  s.kv = {.keys = k.tensor().raw(),
+          .values = k.tensor().raw(),
+          .page_stride = 16 * 64,
+          .head_stride = 32,
+          .token_stride = 64,
+          .length = 20};
+  const AttentionForward good{.out = q.tensor(),
+                              .q = q.tensor(),
+                              .sequences = {&s, 1},
+                              .kv_dtype = DType::kF32,
+                              .kv_heads = 2,
+                              .pattern = &p.c.pattern,
+                              .scale = 1,
+                              .workspace = testing::aligned_span(storage, bytes)};
   const auto expect_error = [&](const AttentionForward& f, const std::string& text) {
     try {
       cpu_attention_forward(f, run.context);

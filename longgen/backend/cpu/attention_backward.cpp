@@ -1,8 +1,9 @@
-// Attention backward in one pass over query tiles, five products a key tile (FlashAttention-2, arXiv
-// 2307.08691, with the loops turned: queries outside). dq of a tile is whole when its key tiles are
-// done; dk and dv grow in f32 accumulators. The query tiles of a KV head are cut into parts of even
-// work, each with accumulators of its own that are summed in order: no atomics, and the same bits for
-// the same number of threads. As many (head, part) pairs run at once as there are threads.
+// Attention backward in one pass over query tiles, five products a key tile (FlashAttention-2,
+// arXiv 2307.08691, with the loops turned: queries outside). dq of a tile is whole when its key
+// tiles are done; dk and dv grow in f32 accumulators. The query tiles of a KV head are cut into
+// parts of even work, each with accumulators of its own that are summed in order: no atomics, and
+// the same bits for the same number of threads. As many (head, part) pairs run at once as there are
+// threads.
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -20,29 +21,29 @@ int64_t target_rows(int64_t head_dim) { return std::clamp<int64_t>(16384 / head_
 
 struct ThreadScratch {
   // Of the query tile, a panel after the other.
-  uint32_t* q_columns;     // [row_units, 64]
+  uint32_t* q_columns;  // [row_units, 64]
   uint32_t* dout_columns;
-  uint32_t* q_paired;      // [64, row_units] or [32, head_dim]
+  uint32_t* q_paired;  // [64, row_units] or [32, head_dim]
   uint32_t* dout_paired;
-  float* dq;               // [head_dim, 64]
-  float* lse;              // [tile_rows], times log2(e); +inf in padding
-  float* delta;            // [tile_rows] sum of dout * out
-  int32_t* position;       // [tile_rows], less the tile's base
+  float* dq;          // [head_dim, 64]
+  float* lse;         // [tile_rows], times log2(e); +inf in padding
+  float* delta;       // [tile_rows] sum of dout * out
+  int32_t* position;  // [tile_rows], less the tile's base
   // Of the key tile.
-  uint32_t* k_rows;        // [kMaxTileKeys, row]
+  uint32_t* k_rows;  // [kMaxTileKeys, row]
   uint32_t* v_rows;
   uint32_t* k_paired;
   uint32_t* k_transposed;
-  float* dk;               // [kMaxTileKeys, head_dim]
+  float* dk;  // [kMaxTileKeys, head_dim]
   float* dv;
   // Of one panel with the key tile.
-  float* s;                // [kMaxTileKeys, 64]
+  float* s;  // [kMaxTileKeys, 64]
   float* dp;
   uint32_t* p_rows;
   uint32_t* ds_rows;
   uint32_t* ds_paired;
-  float* lse_masked;       // [64]
-  uint32_t* rows;          // [64, row] f32
+  float* lse_masked;  // [64]
+  uint32_t* rows;     // [64, row] f32
 
   ThreadScratch(const AttentionLayout& l, Pieces& pieces) {
     const int64_t tile = l.panels() * l.row_units * kPanel;
@@ -160,7 +161,7 @@ class Backward {
   ThreadPool& pool_;
   AttentionLayout layout_;
   const AttentionKernels& kernels_;
-  float scale_;  // of scores, in base 2
+  float scale_;                           // of scores, in base 2
   std::vector<DocumentRange> documents_;  // ascending
   std::vector<QueryTile> tiles_;
 };
@@ -170,8 +171,7 @@ void Backward::run() {
   zero_gaps();
   for (size_t i = 0; i < documents_.size(); ++i) {
     append_query_tiles(tiles_, static_cast<int64_t>(i), 0, documents_[i].row_count,
-                       tile_tokens_for(*a_.pattern, layout_.tile_tokens),
-                       a_.pattern->block_size);
+                       tile_tokens_for(*a_.pattern, layout_.tile_tokens), a_.pattern->block_size);
   }
   if (tiles_.empty()) return;
   const int64_t threads = pool_.size(), kv_heads = a_.k.dim(1);
@@ -228,7 +228,8 @@ void Backward::zero_gaps() {
 std::vector<Part> Backward::parts_of(int64_t kv_head, int64_t count) const {
   std::vector<double> before(tiles_.size() + 1, 0);
   for (size_t i = 0; i < tiles_.size(); ++i) {
-    const auto pairs = a_.pattern->pairs(tiles_[i].begin, tiles_[i].end, a_.kv_head_begin + kv_head);
+    const auto pairs =
+        a_.pattern->pairs(tiles_[i].begin, tiles_[i].end, a_.kv_head_begin + kv_head);
     before[i + 1] = before[i] + static_cast<double>(pairs);
   }
   std::vector<Part> parts(static_cast<size_t>(count));
@@ -284,7 +285,8 @@ void Backward::load_queries(const QueryTile& tile, int64_t kv_head, ThreadScratc
   const int64_t rows = rows_of(tile), padding = padding_of(tile), dim = layout_.head_dim;
   const int64_t padded = round_up<int64_t>(rows, kPanel), units = layout_.row_units;
   for (int64_t first = 0; first < padded; first += kPanel) {
-    load_panel(a_.q, tile, kv_head, first, t.q_columns + first * units, t.q_paired + first * units, t);
+    load_panel(a_.q, tile, kv_head, first, t.q_columns + first * units, t.q_paired + first * units,
+               t);
     load_panel(a_.dout, tile, kv_head, first, t.dout_columns + first * units,
                t.dout_paired + first * units, t);
   }
@@ -316,8 +318,7 @@ void Backward::run_key_tile(const KeyTile& keys, const QueryTile& tile, int64_t 
   const KvView k = view_of(a_.k, tile), v = view_of(a_.v, tile);
   load_key_rows(layout_, t.k_rows, keys, k, k.keys, block_size, kv_head);
   load_key_rows(layout_, t.v_rows, keys, v, v.keys, block_size, kv_head);
-  const LeftOperand k_down =
-      down_columns(layout_, t.k_rows, keys.keys, t.k_paired, t.k_transposed);
+  const LeftOperand k_down = down_columns(layout_, t.k_rows, keys.keys, t.k_paired, t.k_transposed);
   // Lanes are the depth of the products for dk and dv.
   const int64_t step = std::max<int64_t>(kernels_.depth_multiple, 16);
   const int64_t end = round_up(keys.row_end, step);
@@ -346,10 +347,17 @@ void Backward::run_panel(const KeyTile& keys, const QueryTile& tile, int64_t row
                          LeftOperand k_down, bool first, ThreadScratch& t) {
   const int64_t dim = layout_.head_dim, panel = row / kPanel * kPanel, lane = row % kPanel;
   const int64_t n = round_up<int64_t>(keys.keys, 16), padded = layout_.padded_keys(keys.keys);
-  AttentionProduct scores = {.m = n, .n = lanes, .depth = layout_.head_depth,
-                             .a = t.k_rows, .a_row = layout_.row_units, .a_depth = 1,
-                             .b = t.q_columns + panel * layout_.row_units + lane, .b_depth = kPanel,
-                             .c = t.s, .c_row = kPanel, .accumulate = false};
+  AttentionProduct scores = {.m = n,
+                             .n = lanes,
+                             .depth = layout_.head_depth,
+                             .a = t.k_rows,
+                             .a_row = layout_.row_units,
+                             .a_depth = 1,
+                             .b = t.q_columns + panel * layout_.row_units + lane,
+                             .b_depth = kPanel,
+                             .c = t.s,
+                             .c_row = kPanel,
+                             .accumulate = false};
   kernels_.product(scores);
   scores.a = t.v_rows;
   scores.b = t.dout_columns + panel * layout_.row_units + lane;
@@ -361,25 +369,47 @@ void Backward::run_panel(const KeyTile& keys, const QueryTile& tile, int64_t row
     const int64_t first_key = keys.blocks[0] * a_.pattern->block_size - tile.base;
     mask = {t.position + row, static_cast<int32_t>(first_key)};
   }
-  kernels_.gradient({.s = t.s, .dp = t.dp, .keys = n, .padded_keys = padded, .lanes = lanes,
-                     .scale = scale_, .mask = mask, .lse = lse_of(keys, row, lanes, t),
-                     .delta = t.delta + row, .p_rows = t.p_rows, .ds_rows = t.ds_rows,
+  kernels_.gradient({.s = t.s,
+                     .dp = t.dp,
+                     .keys = n,
+                     .padded_keys = padded,
+                     .lanes = lanes,
+                     .scale = scale_,
+                     .mask = mask,
+                     .lse = lse_of(keys, row, lanes, t),
+                     .delta = t.delta + row,
+                     .p_rows = t.p_rows,
+                     .ds_rows = t.ds_rows,
                      .ds_paired = kernels_.bf16_units ? t.ds_paired : nullptr});
 
   const int64_t paired = panel * layout_.row_units + layout_.element_units(lane) * paired_row();
-  AttentionProduct sums = {.m = n, .n = dim, .depth = layout_.element_units(lanes),
-                           .a = t.p_rows, .a_row = layout_.element_units(kPanel), .a_depth = 1,
-                           .b = t.dout_paired + paired, .b_depth = paired_row(),
-                           .c = t.dv, .c_row = dim, .accumulate = !first};
+  AttentionProduct sums = {.m = n,
+                           .n = dim,
+                           .depth = layout_.element_units(lanes),
+                           .a = t.p_rows,
+                           .a_row = layout_.element_units(kPanel),
+                           .a_depth = 1,
+                           .b = t.dout_paired + paired,
+                           .b_depth = paired_row(),
+                           .c = t.dv,
+                           .c_row = dim,
+                           .accumulate = !first};
   kernels_.product(sums);
   sums.a = t.ds_rows;
   sums.b = t.q_paired + paired;
   sums.c = t.dk;
   kernels_.product(sums);
-  kernels_.product({.m = dim, .n = lanes, .depth = layout_.element_units(padded),
-                    .a = k_down.data, .a_row = k_down.row, .a_depth = k_down.depth,
-                    .b = kernels_.bf16_units ? t.ds_paired : t.ds_rows, .b_depth = kPanel,
-                    .c = t.dq + panel * dim + lane, .c_row = kPanel, .accumulate = true});
+  kernels_.product({.m = dim,
+                    .n = lanes,
+                    .depth = layout_.element_units(padded),
+                    .a = k_down.data,
+                    .a_row = k_down.row,
+                    .a_depth = k_down.depth,
+                    .b = kernels_.bf16_units ? t.ds_paired : t.ds_rows,
+                    .b_depth = kPanel,
+                    .c = t.dq + panel * dim + lane,
+                    .c_row = kPanel,
+                    .accumulate = true});
 }
 
 void Backward::add_to_slot(const KeyTile& keys, const QueryTile& tile, float* slot,
@@ -457,8 +487,8 @@ int64_t cpu_attention_backward_workspace_bytes(const AttentionShape& shape,
               shape.head_dim % 16 == 0,
           "cpu attention: {} query heads, {} KV heads, head_dim {}", shape.q_heads, shape.kv_heads,
           shape.head_dim);
-  const AttentionLayout layout = backward_layout(context.isa, shape.dtype, shape.head_dim,
-                                                 shape.q_heads / shape.kv_heads);
+  const AttentionLayout layout =
+      backward_layout(context.isa, shape.dtype, shape.head_dim, shape.q_heads / shape.kv_heads);
   const int64_t slot_bytes = checked_mul<int64_t>(shape.rows, shape.head_dim * 2 * 4);
   return context.pool.size() * (thread_bytes(layout) + slot_bytes);
 }
@@ -466,10 +496,10 @@ int64_t cpu_attention_backward_workspace_bytes(const AttentionShape& shape,
 void cpu_attention_backward(const AttentionBackward& args, CpuContext& context) {
   require(args.q.defined() && args.q.rank() == 3 && args.k.defined() && args.k.rank() == 3,
           "cpu attention: q and k must be [rows, heads, head_dim]");
-  check_attention(args, cpu_attention_backward_workspace_bytes(
-                            {args.q.dim(0), args.q.dim(1), args.k.dim(1), args.q.dim(2),
-                             args.q.dtype()},
-                            context));
+  check_attention(
+      args,
+      cpu_attention_backward_workspace_bytes(
+          {args.q.dim(0), args.q.dim(1), args.k.dim(1), args.q.dim(2), args.q.dtype()}, context));
   Backward(args, context).run();
 }
 

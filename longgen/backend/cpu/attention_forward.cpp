@@ -1,7 +1,8 @@
-// Attention forward: online softmax over key tiles (Milakov and Gimelshein, arXiv 1805.02867; tiled as
-// FlashAttention, arXiv 2205.14135). A work item is a query tile of one sequence and KV head with all
-// heads of its group; when there are few items, as in decode, the keys of each are cut into parts
-// whose results are merged in order. An item's result does not depend on the thread that ran it.
+// Attention forward: online softmax over key tiles (Milakov and Gimelshein, arXiv 1805.02867; tiled
+// as FlashAttention, arXiv 2205.14135). A work item is a query tile of one sequence and KV head
+// with all heads of its group; when there are few items, as in decode, the keys of each are cut
+// into parts whose results are merged in order. An item's result does not depend on the thread that
+// ran it.
 #include <cmath>
 #include <cstring>
 
@@ -21,23 +22,21 @@ constexpr double kLog2E = 1.4426950408889634;
 
 // Rows of a query tile: large enough to use a packed key tile often, small enough that queries and
 // outputs of a tile stay in the cache of a core.
-int64_t target_rows(int64_t head_dim) {
-  return std::clamp<int64_t>(32768 / head_dim, 128, 512);
-}
+int64_t target_rows(int64_t head_dim) { return std::clamp<int64_t>(32768 / head_dim, 128, 512); }
 
 struct ThreadScratch {
-  uint32_t* q_columns;   // [panels, head_depth, 64]
-  uint32_t* k_rows;      // [kMaxTileKeys, row]
+  uint32_t* q_columns;  // [panels, head_depth, 64]
+  uint32_t* k_rows;     // [kMaxTileKeys, row]
   uint32_t* v_rows;
   uint32_t* v_paired;
   uint32_t* v_transposed;
-  uint32_t* p;           // [kMaxTileKeys, 64]
-  float* s;              // [kMaxTileKeys, 64]
-  float* out;            // [panels, head_dim, 64]
-  float* maximum;        // [tile_rows]
-  float* sum;            // [tile_rows]
-  float* rows;           // [64, row]: of a panel, f32
-  int32_t* position;     // [tile_rows], less the tile's base
+  uint32_t* p;        // [kMaxTileKeys, 64]
+  float* s;           // [kMaxTileKeys, 64]
+  float* out;         // [panels, head_dim, 64]
+  float* maximum;     // [tile_rows]
+  float* sum;         // [tile_rows]
+  float* rows;        // [64, row]: of a panel, f32
+  int32_t* position;  // [tile_rows], less the tile's base
 
   ThreadScratch(const AttentionLayout& l, Pieces& pieces) {
     q_columns = pieces.take<uint32_t>(l.panels() * l.row_units * kPanel);
@@ -108,18 +107,16 @@ class Forward {
   void run_tile(const Item& item, ThreadScratch& t);
   void run_key_tile(const KeyTile& keys, const Item& item, ThreadScratch& t);
   void run_stream(const Item& item, ThreadScratch& t);
-  void stream_softmax(int64_t rows, int64_t keys, ThreadScratch& t);
   template <typename T>
-  void stream_key_tile(const KeyTile& keys, const Item& item, int64_t rows,
-                       const AttentionStreamKernels<T>& stream, ThreadScratch& t);
+  void stream_keys(const Item& item, int64_t rows, const AttentionStreamKernels<T>& stream,
+                   ThreadScratch& t);
+  void stream_softmax(const Item& item, const KeyTile& keys, int64_t rows, ThreadScratch& t);
   void load_queries(const Item& item, ThreadScratch& t);
   void store_tile(const Item& item, ThreadScratch& t, Partial* partial);
   void store_row(const Item& item, int64_t row, const float* out, float maximum, float sum);
   void merge(int64_t item_index, ThreadScratch& t);
 
-  int64_t rows_of(const QueryTile& tile) const {
-    return (tile.end - tile.base) * layout_.group;
-  }
+  int64_t rows_of(const QueryTile& tile) const { return (tile.end - tile.base) * layout_.group; }
   bool streams(const QueryTile& tile) const { return rows_of(tile) <= kStreamRows; }
   const AttentionSequence& sequence(const Item& item) const {
     return a_.sequences[static_cast<size_t>(item.tile.sequence)];
@@ -129,7 +126,8 @@ class Forward {
     const AttentionSequence& s = sequence(item);
     const int64_t position = item.tile.base + row / layout_.group;
     const int64_t head = item.kv_head * layout_.group + row % layout_.group;
-    const int64_t at = (s.row_begin + position - s.first_position) * x.stride(0) + head * x.stride(1);
+    const int64_t at =
+        (s.row_begin + position - s.first_position) * x.stride(0) + head * x.stride(1);
     return static_cast<const std::byte*>(x.raw()) + at * dtype_size(x.dtype());
   }
   ThreadScratch scratch_of(int thread) const {
@@ -157,10 +155,9 @@ void Forward::run() {
     const AttentionSequence& s = a_.sequences[i];
     // Streamed tiles lie in one block, so that all their rows see the same blocks.
     const bool few = s.row_count * layout_.group <= kStreamRows;
-    append_query_tiles(tiles_, static_cast<int64_t>(i), s.first_position,
-                       s.first_position + s.row_count,
-                       few ? std::min(tokens, a_.pattern->block_size) : tokens,
-                       a_.pattern->block_size);
+    append_query_tiles(
+        tiles_, static_cast<int64_t>(i), s.first_position, s.first_position + s.row_count,
+        few ? std::min(tokens, a_.pattern->block_size) : tokens, a_.pattern->block_size);
   }
   const int64_t items = static_cast<int64_t>(tiles_.size()) * a_.kv_heads, threads = pool_.size();
   if (items == 0) return;
@@ -204,7 +201,8 @@ void Forward::run_item(const Item& item, int64_t index, int thread) {
 }
 
 void Forward::load_queries(const Item& item, ThreadScratch& t) {
-  const int64_t rows = rows_of(item.tile), padding = (item.tile.begin - item.tile.base) * layout_.group;
+  const int64_t rows = rows_of(item.tile),
+                padding = (item.tile.begin - item.tile.base) * layout_.group;
   auto* staged = reinterpret_cast<uint32_t*>(t.rows);
   const int64_t units = layout_.row_units;
   for (int64_t first = 0; first < rows; first += kPanel) {
@@ -233,98 +231,123 @@ void Forward::run_key_tile(const KeyTile& keys, const Item& item, ThreadScratch&
   const int64_t block_size = a_.pattern->block_size;
   load_key_rows(layout_, t.k_rows, keys, kv, kv.keys, block_size, item.kv_head);
   load_key_rows(layout_, t.v_rows, keys, kv, kv.values, block_size, item.kv_head);
-  const LeftOperand values =
-      down_columns(layout_, t.v_rows, keys.keys, t.v_paired, t.v_transposed);
+  const LeftOperand values = down_columns(layout_, t.v_rows, keys.keys, t.v_paired, t.v_transposed);
   const int64_t n = round_up<int64_t>(keys.keys, 16), padded = layout_.padded_keys(keys.keys);
   uint32_t* p = kernels_.bf16_units ? t.p : reinterpret_cast<uint32_t*>(t.s);
   for (int64_t row = keys.row_begin; row < keys.row_end;) {
     const int64_t panel = row / kPanel, lane = row % kPanel;
     const int64_t lanes = std::min(kPanel - lane, keys.row_end - row);
     float* out = t.out + panel * layout_.head_dim * kPanel + lane;
-    kernels_.product({.m = n, .n = lanes, .depth = layout_.head_depth,
-                      .a = t.k_rows, .a_row = layout_.row_units, .a_depth = 1,
+    kernels_.product({.m = n,
+                      .n = lanes,
+                      .depth = layout_.head_depth,
+                      .a = t.k_rows,
+                      .a_row = layout_.row_units,
+                      .a_depth = 1,
                       .b = t.q_columns + panel * layout_.row_units * kPanel + lane,
-                      .b_depth = kPanel, .c = t.s, .c_row = kPanel, .accumulate = false});
+                      .b_depth = kPanel,
+                      .c = t.s,
+                      .c_row = kPanel,
+                      .accumulate = false});
     AttentionMask mask;
     if (keys.diagonal) {
       mask = {t.position + row, static_cast<int32_t>(keys.blocks[0] * block_size - item.tile.base)};
     }
-    kernels_.softmax({.s = t.s, .p = p, .keys = n, .padded_keys = padded, .lanes = lanes,
-                      .scale = scale_, .mask = mask, .maximum = t.maximum + row,
-                      .sum = t.sum + row, .out = out, .out_rows = layout_.head_dim});
-    kernels_.product({.m = layout_.head_dim, .n = lanes, .depth = layout_.element_units(padded),
-                      .a = values.data, .a_row = values.row, .a_depth = values.depth,
-                      .b = p, .b_depth = kPanel, .c = out, .c_row = kPanel, .accumulate = true});
+    kernels_.softmax({.s = t.s,
+                      .p = p,
+                      .keys = n,
+                      .padded_keys = padded,
+                      .lanes = lanes,
+                      .scale = scale_,
+                      .mask = mask,
+                      .maximum = t.maximum + row,
+                      .sum = t.sum + row,
+                      .out = out,
+                      .out_rows = layout_.head_dim});
+    kernels_.product({.m = layout_.head_dim,
+                      .n = lanes,
+                      .depth = layout_.element_units(padded),
+                      .a = values.data,
+                      .a_row = values.row,
+                      .a_depth = values.depth,
+                      .b = p,
+                      .b_depth = kPanel,
+                      .c = out,
+                      .c_row = kPanel,
+                      .accumulate = true});
     row += lanes;
   }
 }
 
-// --- few rows: outputs are kept by rows in t.out, queries as f32 in t.rows ---
+// --- few rows: queries as stored in t.rows, outputs by rows in t.out ---
 
 void Forward::run_stream(const Item& item, ThreadScratch& t) {
   const int64_t rows = rows_of(item.tile), dim = layout_.head_dim;
+  const auto row_bytes = static_cast<size_t>(dim * dtype_size(layout_.dtype));
   for (int64_t r = 0; r < rows; ++r) {
-    const std::byte* q = row_data(a_.q, item, r);
-    if (layout_.dtype == DType::kF32) {
-      std::memcpy(t.rows + r * dim, q, static_cast<size_t>(dim) * 4);
-    } else {
-      kernels_.bf16_to_float(t.rows + r * dim, reinterpret_cast<const uint16_t*>(q), dim);
-    }
-    t.position[r] = static_cast<int32_t>(r / layout_.group);
+    std::memcpy(reinterpret_cast<std::byte*>(t.rows) + static_cast<size_t>(r) * row_bytes,
+                row_data(a_.q, item, r), row_bytes);
   }
   std::fill_n(t.out, rows * dim, 0.0f);
   std::fill_n(t.maximum, rows, kNoMaximum);
   std::fill_n(t.sum, rows, 0.0f);
-  KeyTiles tiles(*a_.pattern, item.tile, a_.kv_head_begin + item.kv_head, layout_.group, item.part,
-                 parts_);
-  for (KeyTile keys; tiles.next(&keys);) {
-    if (layout_.dtype == DType::kF32) {
-      stream_key_tile<float>(keys, item, rows, kernels_.stream_f32, t);
-    } else {
-      stream_key_tile<uint16_t>(keys, item, rows, kernels_.stream_bf16, t);
-    }
+  if (layout_.dtype == DType::kF32) {
+    stream_keys<float>(item, rows, kernels_.stream_f32, t);
+  } else {
+    stream_keys<uint16_t>(item, rows, kernels_.stream_bf16, t);
   }
 }
 
 template <typename T>
-void Forward::stream_key_tile(const KeyTile& keys, const Item& item, int64_t rows,
-                              const AttentionStreamKernels<T>& stream, ThreadScratch& t) {
+void Forward::stream_keys(const Item& item, int64_t rows, const AttentionStreamKernels<T>& stream,
+                          ThreadScratch& t) {
   const KvView& kv = sequence(item).kv;
   const int64_t dim = layout_.head_dim, block_size = a_.pattern->block_size;
-  const auto for_blocks = [&](const void* base, auto f) {
-    int64_t n = 0;
-    for (int64_t i = 0; i < keys.count; ++i) {
-      const int64_t count = std::min(block_size, keys.keys - n);
-      f(reinterpret_cast<const T*>(
-            key_block(kv, base, layout_.dtype, keys.blocks[i], item.kv_head)), n, count);
-      n += count;
-    }
+  const auto block = [&](const KeyTile& keys, const void* base, int64_t i) {
+    return reinterpret_cast<const T*>(
+        key_block(kv, base, layout_.dtype, keys.blocks[i], item.kv_head));
   };
-  for_blocks(kv.keys, [&](const T* k, int64_t n, int64_t count) {
-    stream.scores(t.s + n, kMaxTileKeys, t.rows, rows, k, kv.token_stride, count, dim);
-  });
-  const int64_t padded = round_up<int64_t>(keys.keys, 16);
-  for (int64_t r = 0; r < rows; ++r) {
-    int64_t seen = keys.keys;
-    if (keys.diagonal) {
-      const int64_t position = item.tile.base + t.position[r];
-      seen = std::min(seen, position - keys.blocks[0] * block_size + 1);
+  // Block i of `keys` in `base`, with block i of `then` in `other` fetched ahead.
+  const auto stream_of = [&](const KeyTile& keys, const void* base, int64_t i, const KeyTile& then,
+                             const void* other) -> AttentionStream<T> {
+    const int64_t count = std::min(block_size, keys.keys - i * block_size);
+    const bool whole = i < then.count && count <= then.keys - i * block_size;
+    return {block(keys, base, i), kv.token_stride, count, whole ? block(then, other, i) : nullptr,
+            kv.token_stride};
+  };
+  KeyTiles tiles(*a_.pattern, item.tile, a_.kv_head_begin + item.kv_head, layout_.group, item.part,
+                 parts_);
+  KeyTile keys, next;
+  for (bool more = tiles.next(&next); more;) {
+    keys = next;
+    more = tiles.next(&next);
+    if (!more) next.count = 0;
+    for (int64_t i = 0; i < keys.count; ++i) {
+      stream.scores(t.s + i * block_size, kMaxTileKeys, reinterpret_cast<const T*>(t.rows), rows,
+                    stream_of(keys, kv.keys, i, keys, kv.values), dim);
     }
-    std::fill(t.s + r * kMaxTileKeys + seen, t.s + r * kMaxTileKeys + padded, -INFINITY);
+    stream_softmax(item, keys, rows, t);
+    for (int64_t i = 0; i < keys.count; ++i) {
+      stream.values(t.out, t.s + i * block_size, kMaxTileKeys, rows,
+                    stream_of(keys, kv.values, i, next, kv.keys), dim);
+    }
   }
-  stream_softmax(rows, padded, t);
-  for_blocks(kv.values, [&](const T* v, int64_t n, int64_t count) {
-    stream.values(t.out, t.s + n, kMaxTileKeys, rows, v, kv.token_stride, count, dim);
-  });
 }
 
-void Forward::stream_softmax(int64_t rows, int64_t keys, ThreadScratch& t) {
-  const int64_t dim = layout_.head_dim;
+void Forward::stream_softmax(const Item& item, const KeyTile& keys, int64_t rows,
+                             ThreadScratch& t) {
+  const int64_t dim = layout_.head_dim, padded = round_up<int64_t>(keys.keys, 16);
   for (int64_t r = 0; r < rows; ++r) {
     float* s = t.s + r * kMaxTileKeys;
-    const float before = t.maximum[r], top = std::max(before, kernels_.maximum(s, keys));
+    int64_t seen = keys.keys;
+    if (keys.diagonal) {
+      const int64_t position = item.tile.base + r / layout_.group;
+      seen = std::min(seen, position - keys.blocks[0] * a_.pattern->block_size + 1);
+    }
+    std::fill(s + seen, s + padded, -INFINITY);
+    const float before = t.maximum[r], top = std::max(before, kernels_.maximum(s, padded));
     const float factor = std::exp2((before - top) * scale_);
-    t.sum[r] = t.sum[r] * factor + kernels_.exponentials(s, top, scale_, keys);
+    t.sum[r] = t.sum[r] * factor + kernels_.exponentials(s, top, scale_, padded);
     t.maximum[r] = top;
     if (top > before) kernels_.scale_to_float(t.out + r * dim, t.out + r * dim, factor, dim);
   }
@@ -400,8 +423,8 @@ int64_t cpu_attention_forward_workspace_bytes(const AttentionShape& shape,
               shape.head_dim % 16 == 0,
           "cpu attention: {} query heads, {} KV heads, head_dim {}", shape.q_heads, shape.kv_heads,
           shape.head_dim);
-  const AttentionLayout layout = forward_layout(context.isa, shape.dtype, shape.head_dim,
-                                                shape.q_heads / shape.kv_heads);
+  const AttentionLayout layout =
+      forward_layout(context.isa, shape.dtype, shape.head_dim, shape.q_heads / shape.kv_heads);
   const int64_t threads = context.pool.size();
   return threads * thread_bytes(layout) + most_partials(threads) * partial_bytes(layout);
 }
@@ -409,10 +432,10 @@ int64_t cpu_attention_forward_workspace_bytes(const AttentionShape& shape,
 void cpu_attention_forward(const AttentionForward& args, CpuContext& context) {
   require(args.q.defined() && args.q.rank() == 3 && args.kv_heads > 0,
           "cpu attention: q must be [rows, heads, head_dim] and kv_heads positive");
-  check_attention(args, cpu_attention_forward_workspace_bytes(
-                            {args.q.dim(0), args.q.dim(1), args.kv_heads, args.q.dim(2),
-                             args.q.dtype()},
-                            context));
+  check_attention(
+      args,
+      cpu_attention_forward_workspace_bytes(
+          {args.q.dim(0), args.q.dim(1), args.kv_heads, args.q.dim(2), args.q.dtype()}, context));
   Forward(args, context).run();
 }
 

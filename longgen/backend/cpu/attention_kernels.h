@@ -1,9 +1,9 @@
 // The inner loops of attention, one table an instruction set. No function bodies here: see simd.h.
 //
-// Scores are kept transposed: a panel is 64 consecutive rows of a query tile (row = token of the tile
-// times group + head of the group), one row a lane, so that softmax runs down columns and needs no
-// sums across lanes. S^T [keys, 64] = K Q^T and O^T [head_dim, 64] += V^T P^T. The left operand of a
-// product is read one broadcast at a time, the right one by vectors.
+// Scores are kept transposed: a panel is 64 consecutive rows of a query tile (row = token of the
+// tile times group + head of the group), one row a lane, so that softmax runs down columns and
+// needs no sums across lanes. S^T [keys, 64] = K Q^T and O^T [head_dim, 64] += V^T P^T. The left
+// operand of a product is read one broadcast at a time, the right one by vectors.
 //
 // A unit is 32 bits: an f32, or two bf16 of neighbouring depth k. Layouts ("units" of either kind):
 //   rows        [n, depth]    as stored, a row after the other: left operand of depth `depth`
@@ -42,10 +42,10 @@ struct AttentionMask {
 // One step of the online softmax over `lanes` (a multiple of 16) lanes: maximum (of raw scores) and
 // sum are brought up to date, out is rescaled, and p becomes exp2(scale * (s - maximum)).
 struct AttentionSoftmax {
-  float* s;        // [keys, 64]
-  uint32_t* p;     // paired right operand of depth padded_keys; may be s where units are f32
+  float* s;     // [keys, 64]
+  uint32_t* p;  // paired right operand of depth padded_keys; may be s where units are f32
   int64_t keys, padded_keys, lanes;
-  float scale;     // scale of the scores times log2(e)
+  float scale;  // scale of the scores times log2(e)
   AttentionMask mask;
   float* maximum;  // [lanes]; start from kNoMaximum
   float* sum;      // [lanes]
@@ -57,27 +57,38 @@ constexpr float kNoMaximum = -1e30f;
 
 // P = exp2(scale * S - lse), dS = P (dP - delta).
 struct AttentionGradient {
-  float* s;          // [keys, 64]
-  float* dp;         // [keys, 64]
+  float* s;   // [keys, 64]
+  float* dp;  // [keys, 64]
   int64_t keys, padded_keys, lanes;
-  float scale;       // scale of the scores times log2(e)
+  float scale;  // scale of the scores times log2(e)
   AttentionMask mask;
   const float* lse;  // [lanes], times log2(e); +inf: P is 0
   const float* delta;
-  uint32_t* p_rows;     // left operands of depth lanes, 64 elements a row; may be s where units are f32
-  uint32_t* ds_rows;    // may be dp where units are f32
-  uint32_t* ds_paired;  // right operand of depth padded_keys; null where units are f32: ds_rows serves
+  uint32_t*
+      p_rows;  // left operands of depth lanes, 64 elements a row; may be s where units are f32
+  uint32_t* ds_rows;  // may be dp where units are f32
+  uint32_t*
+      ds_paired;  // right operand of depth padded_keys; null where units are f32: ds_rows serves
 };
 
-// A few query rows against keys where they lie (decode). T is float, or uint16_t for bf16.
+// A few query rows against keys where they lie (decode). T is float, or uint16_t for bf16. While
+// key n is used the row ahead + n * ahead_stride is fetched, so that memory and arithmetic overlap
+// (ahead null: nothing is).
+template <typename T>
+struct AttentionStream {
+  const T* data;  // row n at data + n * stride
+  int64_t stride, keys;
+  const T* ahead;
+  int64_t ahead_stride;
+};
 template <typename T>
 struct AttentionStreamKernels {
   // s[r * s_row + n] = q[r] . k[n] for r < rows and n < keys; q is [rows, head_dim].
-  void (*scores)(float* s, int64_t s_row, const float* q, int64_t rows, const T* k,
-                 int64_t k_stride, int64_t keys, int64_t head_dim);
+  void (*scores)(float* s, int64_t s_row, const T* q, int64_t rows, const AttentionStream<T>& k,
+                 int64_t head_dim);
   // out[r] += sum over n of p[r * p_row + n] v[n]; out is [rows, head_dim].
-  void (*values)(float* out, const float* p, int64_t p_row, int64_t rows, const T* v,
-                 int64_t v_stride, int64_t keys, int64_t head_dim);
+  void (*values)(float* out, const float* p, int64_t p_row, int64_t rows,
+                 const AttentionStream<T>& v, int64_t head_dim);
 };
 
 struct AttentionKernels {
@@ -99,8 +110,8 @@ struct AttentionKernels {
   // dst unit (i, c) = (src[2i][c], src[2i + 1][c]); rows of bf16; rows even, cols a multiple of 16.
   void (*pair_rows)(uint32_t* dst, int64_t dst_row, const uint16_t* src, int64_t src_row,
                     int64_t rows, int64_t cols);
-  // n rows of `cols` numbers (a multiple of 16) into `rows` layout; columns from cols to dst_row, in
-  // elements, become 0.
+  // n rows of `cols` numbers (a multiple of 16) into `rows` layout; columns from cols to dst_row,
+  // in elements, become 0.
   void (*load_f32)(uint32_t* dst, int64_t dst_row, const float* src, int64_t src_row, int64_t n,
                    int64_t cols);
   void (*load_bf16)(uint32_t* dst, int64_t dst_row, const uint16_t* src, int64_t src_row, int64_t n,

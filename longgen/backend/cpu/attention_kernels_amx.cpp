@@ -1,8 +1,8 @@
 // Attention kernels for AMX: products by tiles of 16 rows x 64 bytes, the rest by AVX-512.
 //
 // A tile of C is 16 x 16 f32; of A 16 rows x 16 units, as stored; of B 16 units of depth x 16
-// columns, which is how right operands lie. TDPBF16PS adds their product. All sizes are multiples of
-// 16 and depths multiples of 16 units (depth_multiple), so one configuration serves every tile.
+// columns, which is how right operands lie. TDPBF16PS adds their product. All sizes are multiples
+// of 16 and depths multiples of 16 units (depth_multiple), so one configuration serves every tile.
 #include "longgen/backend/cpu/attention_kernels_impl.h"
 
 namespace longgen {

@@ -140,8 +140,14 @@ LONGGEN_SIMD void for_vectors(int64_t n, F f) {
   } else {
     // Five vectors are better taken as 3 + 2 than as 4 + 1.
     for (; n - j >= 4 * kLanes && n - j != 5 * kLanes; j += 4 * kLanes) f(Count<4>{}, j);
-    if (n - j >= 3 * kLanes) { f(Count<3>{}, j); j += 3 * kLanes; }
-    if (n - j >= 2 * kLanes) { f(Count<2>{}, j); j += 2 * kLanes; }
+    if (n - j >= 3 * kLanes) {
+      f(Count<3>{}, j);
+      j += 3 * kLanes;
+    }
+    if (n - j >= 2 * kLanes) {
+      f(Count<2>{}, j);
+      j += 2 * kLanes;
+    }
     if (n - j >= kLanes) f(Count<1>{}, j);
   }
 }
@@ -162,8 +168,8 @@ LONGGEN_SIMD Vf masked(Vf x, Vf otherwise, const int32_t* position, int32_t key)
 // Lane by lane (low, high) as bf16 pairs.
 LONGGEN_SIMD Vf pair(Vf low, Vf high) {
   // Within the register of both, halves 0-15 come from `low` and 16-31 from `high`.
-  const __m512i lanes = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
-                                         23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i lanes = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   const __m512bh both = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
   return (Vf)_mm512_permutexvar_epi16(lanes, (__m512i)both);
 }
@@ -400,40 +406,94 @@ float maximum(const float* x, int64_t n) {
 
 // --- decode ---
 
+// 64 bytes of a query against the same channels of a key; `part` are the 32 bytes of a last odd 16
+// bf16.
+LONGGEN_SIMD Vf multiply_channels(Vf sum, const float* q, const float* k) {
+  for (int i = 0; i < 16; i += kLanes) sum += load(q + i) * load(k + i);
+  return sum;
+}
+LONGGEN_SIMD Vf multiply_channels(Vf sum, const uint16_t* q, const uint16_t* k) {
+#if defined(__AVX512BF16__)
+  return (Vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(q),
+                              (__m512bh)_mm512_loadu_si512(k));
+#else
+  for (int i = 0; i < 32; i += kLanes) sum += load(q + i) * load(k + i);
+  return sum;
+#endif
+}
+LONGGEN_SIMD Vf multiply_part(Vf sum, const uint16_t* q, const uint16_t* k) {
+  for (int i = 0; i < 16; i += kLanes) sum += load(q + i) * load(k + i);
+  return sum;
+}
+
+// x[i] = vectors whose lanes sum to q . (row i of k). The rows are walked side by side: as many
+// independent sums hide the latency of the additions.
+template <int kRows, typename T>
+LONGGEN_SIMD void dot_rows(Vf* x, const T* q, const T* k, int64_t stride, int64_t head_dim) {
+  constexpr int64_t kStep = 64 / static_cast<int64_t>(sizeof(T));
+  for (int i = 0; i < kRows; ++i) x[i] = Vf{};
+  int64_t d = 0;
+  for (; d + kStep <= head_dim; d += kStep) {
+    const T* key = k + d;
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i, key += stride) x[i] = multiply_channels(x[i], q + d, key);
+  }
+  if constexpr (sizeof(T) == 2) {
+    if (d == head_dim) return;
+    for (int i = 0; i < kRows; ++i) x[i] = multiply_part(x[i], q + d, k + i * stride + d);
+  }
+}
+
+// Lane i of the result is the sum of the lanes of x[i]; x is used up.
+LONGGEN_SIMD Vf sum_each(Vf* x) {
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) {
+      Vf low, high;
+      interleave(x[i], x[i + half], &low, &high);
+      x[i] = low + high;
+    }
+  }
+  return x[0];
+}
+
 template <typename T>
-void stream_scores(float* s, int64_t s_row, const float* q, int64_t rows, const T* k,
-                   int64_t k_stride, int64_t keys, int64_t head_dim) {
-  for (int64_t n = 0; n < keys; n += kLanes) {
-    const int64_t count = keys - n < kLanes ? keys - n : kLanes;
+LONGGEN_SIMD void fetch_ahead(const AttentionStream<T>& x, int64_t n, int64_t head_dim) {
+  if (x.ahead == nullptr) return;
+  const T* row = x.ahead + n * x.ahead_stride;
+  for (int64_t d = 0; d < head_dim; d += 64 / static_cast<int64_t>(sizeof(T))) {
+    __builtin_prefetch(row + d);
+  }
+}
+
+template <typename T>
+void stream_scores(float* s, int64_t s_row, const T* q, int64_t rows, const AttentionStream<T>& k,
+                   int64_t head_dim) {
+  int64_t n = 0;
+  for (; n + kLanes <= k.keys; n += kLanes) {
+    for (int i = 0; i < kLanes; ++i) fetch_ahead(k, n + i, head_dim);
     for (int64_t r = 0; r < rows; ++r) {
-      Vf x[kLanes] = {};
-      for (int64_t i = 0; i < count; ++i) {
-        const T* key = k + (n + i) * k_stride;
-        Vf sum[2] = {};
-        for (int64_t d = 0; d < head_dim; d += 16) {
-          for (int v = 0; v < 16 / kLanes; ++v) {
-            sum[v & 1] += load(key + d + v * kLanes) * load(q + r * head_dim + d + v * kLanes);
-          }
-        }
-        x[i] = sum[0] + sum[1];
-      }
-      transpose_square(x);
-      for (int half = kLanes / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i) x[i] += x[i + half];
-      }
-      store(s + r * s_row + n, x[0], count);
+      Vf x[kLanes];
+      dot_rows<kLanes>(x, q + r * head_dim, k.data + n * k.stride, k.stride, head_dim);
+      store(s + r * s_row + n, sum_each(x));
+    }
+  }
+  for (; n < k.keys; ++n) {
+    for (int64_t r = 0; r < rows; ++r) {
+      Vf x[1];
+      dot_rows<1>(x, q + r * head_dim, k.data + n * k.stride, k.stride, head_dim);
+      s[r * s_row + n] = reduce_sum(x[0]);
     }
   }
 }
 
 template <int kRows, int kVectors, typename T>
 LONGGEN_SIMD void stream_values_block(float* out, int64_t out_row, const float* p, int64_t p_row,
-                                      const T* v, int64_t v_stride, int64_t keys) {
+                                      const T* v, int64_t stride, int64_t keys) {
   Vf sum[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     for (int j = 0; j < kVectors; ++j) sum[r][j] = load(out + r * out_row + j * kLanes);
   }
-  for (int64_t n = 0; n < keys; ++n, v += v_stride) {
+  for (int64_t n = 0; n < keys; ++n, v += stride) {
     Vf value[kVectors];
     for (int j = 0; j < kVectors; ++j) value[j] = load(v + j * kLanes);
     for (int r = 0; r < kRows; ++r) {
@@ -446,23 +506,29 @@ LONGGEN_SIMD void stream_values_block(float* out, int64_t out_row, const float* 
   }
 }
 
+// rows <= 4, keys <= 16 at a time so that what is fetched ahead comes in small portions.
+template <int kRows, typename T>
+void stream_values_rows(float* out, const float* p, int64_t p_row, const T* v, int64_t stride,
+                        int64_t keys, int64_t head_dim) {
+  for_vectors(head_dim, [&](auto vectors, int64_t d) {
+    stream_values_block<kRows, vectors.value>(out + d, head_dim, p, p_row, v + d, stride, keys);
+  });
+}
+
 template <typename T>
-void stream_values(float* out, const float* p, int64_t p_row, int64_t rows, const T* v,
-                   int64_t v_stride, int64_t keys, int64_t head_dim) {
-  for (int64_t r = 0; r < rows;) {
-    const int64_t count = rows - r >= 4 ? 4 : (rows - r >= 3 ? 3 : rows - r);
-    for_vectors(head_dim, [&](auto vectors, int64_t d) {
-      constexpr int kV = vectors.value;
-      float* o = out + r * head_dim + d;
-      const float* weights = p + r * p_row;
-      switch (count) {
-        case 4: return stream_values_block<4, kV>(o, head_dim, weights, p_row, v + d, v_stride, keys);
-        case 3: return stream_values_block<3, kV>(o, head_dim, weights, p_row, v + d, v_stride, keys);
-        case 2: return stream_values_block<2, kV>(o, head_dim, weights, p_row, v + d, v_stride, keys);
-        default: return stream_values_block<1, kV>(o, head_dim, weights, p_row, v + d, v_stride, keys);
-      }
-    });
-    r += count;
+void stream_values(float* out, const float* p, int64_t p_row, int64_t rows,
+                   const AttentionStream<T>& v, int64_t head_dim) {
+  using Rows = void(float*, const float*, int64_t, const T*, int64_t, int64_t, int64_t);
+  constexpr Rows* kByRows[] = {stream_values_rows<1, T>, stream_values_rows<2, T>,
+                               stream_values_rows<3, T>, stream_values_rows<4, T>};
+  for (int64_t n = 0; n < v.keys; n += 16) {
+    const int64_t keys = v.keys - n < 16 ? v.keys - n : 16;
+    for (int64_t i = 0; i < keys; ++i) fetch_ahead(v, n + i, head_dim);
+    for (int64_t r = 0; r < rows; r += 4) {
+      const int64_t count = rows - r < 4 ? rows - r : 4;
+      kByRows[count - 1](out + r * head_dim, p + r * p_row + n, p_row, v.data + n * v.stride,
+                         v.stride, keys, head_dim);
+    }
   }
 }
 

@@ -1,5 +1,5 @@
-// What the forward and backward drivers of attention share: how queries are cut into tiles, which key
-// tiles a query tile sees, and how operands are laid out for the kernels.
+// What the forward and backward drivers of attention share: how queries are cut into tiles, which
+// key tiles a query tile sees, and how operands are laid out for the kernels.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +14,8 @@ namespace longgen {
 
 constexpr int64_t kMaxTileKeys = 128;
 constexpr int64_t kMaxTileBlocks = kMaxTileKeys / 16;
-// Diagonal blocks are joined up to here: what is computed in vain (above the diagonal) costs less than
-// narrow products.
+// Diagonal blocks are joined up to here: what is computed in vain (above the diagonal) costs less
+// than narrow products.
 constexpr int64_t kMaxDiagonalKeys = 64;
 
 // The kernels of an instruction set for tensors of `dtype` (f32 or bf16).
@@ -25,13 +25,13 @@ const AttentionKernels& attention_kernels_for(CpuIsa isa, DType dtype);
 // every layout of them is whole vectors and whole tiles.
 struct AttentionLayout {
   const AttentionKernels& kernels;
-  DType dtype;         // of queries, keys, values and outputs as stored
+  DType dtype;  // of queries, keys, values and outputs as stored
   int64_t head_dim, group;
-  int64_t row;         // elements of a row in `rows` layout, zero from head_dim on
-  int64_t row_units;   // units of it
-  int64_t head_depth;  // depth in units of a product over head_dim
-  int64_t tile_tokens; // tokens of a query tile: a multiple of 16
-  int64_t tile_rows;   // its rows, rounded up to whole panels
+  int64_t row;          // elements of a row in `rows` layout, zero from head_dim on
+  int64_t row_units;    // units of it
+  int64_t head_depth;   // depth in units of a product over head_dim
+  int64_t tile_tokens;  // tokens of a query tile: a multiple of 16
+  int64_t tile_rows;    // its rows, rounded up to whole panels
 
   AttentionLayout(const AttentionKernels& kernels, DType dtype, int64_t head_dim, int64_t group,
                   int64_t target_rows);
@@ -53,8 +53,8 @@ struct QueryTile {
   int64_t base = 0, begin = 0, end = 0;
 };
 
-// The tokens of a query tile for a pattern: at most `most` (a multiple of 16). A tile as long as the
-// window would share none of its keys among all its rows; a quarter of it shares most.
+// The tokens of a query tile for a pattern: at most `most` (a multiple of 16). A tile as long as
+// the window would share none of its keys among all its rows; a quarter of it shares most.
 int64_t tile_tokens_for(const AttentionPattern& pattern, int64_t most);
 
 // Cuts positions [begin, end) at multiples of tile_tokens and appends the tiles.
@@ -65,9 +65,9 @@ void append_query_tiles(std::vector<QueryTile>& tiles, int64_t sequence, int64_t
 struct KeyTile {
   int64_t blocks[kMaxTileBlocks];
   int64_t count = 0;
-  int64_t keys = 0;        // in all
+  int64_t keys = 0;                    // in all
   int64_t row_begin = 0, row_end = 0;  // multiples of 16
-  bool diagonal = false;   // neighbouring blocks, of which a row sees the keys at or before it
+  bool diagonal = false;  // neighbouring blocks, of which a row sees the keys at or before it
 };
 
 // The key tiles of a query tile in a fixed order; next() gives them one by one. With parts > 1 only
@@ -89,8 +89,8 @@ class KeyTiles {
   int64_t kv_head_, group_;
   std::vector<BlockRange> ranges_;
   size_t range_ = 0;
-  int64_t range_first_ = 0;  // index of the current range's first block
-  int64_t at_ = 0, end_ = 0; // of the blocks in the order of the ranges
+  int64_t range_first_ = 0;   // index of the current range's first block
+  int64_t at_ = 0, end_ = 0;  // of the blocks in the order of the ranges
 };
 
 // Between its construction and destruction the thread may run products.
