@@ -124,8 +124,8 @@ class InspectCommand : public Command {
                  range.pattern.to_string(), kept_name(range), format_bytes(range.layer_bytes),
                  format_bytes(range.bytes()));
     }
-    fmt::print("{:<76} {}\n", "total", format_bytes(size.bytes));
-    fmt::print("{:<76} {}  ({:.1f} %)\n", "all layers full", format_bytes(size.all_full_bytes),
+    fmt::print("{:<64} {:>12}\n", "total", format_bytes(size.bytes));
+    fmt::print("{:<64} {:>12}  ({:.1f} %)\n", "all layers full", format_bytes(size.all_full_bytes),
                percent(size));
   }
 
