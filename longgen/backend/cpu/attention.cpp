@@ -16,8 +16,8 @@ void check_tensor(const char* name, const Tensor& x, DType dtype,
   const Tensor wanted(nullptr, dtype, shape);
   require(x.defined() && x.dtype() == dtype && x.device() == Device::kHost &&
               std::equal(shape.begin(), shape.end(), x.shape().begin(), x.shape().end()),
-          "cpu attention: {} is {}, expected {}", name, x.defined() ? x.shape_string() : "undefined",
-          wanted.shape_string());
+          "cpu attention: {} is {}, expected {}", name,
+          x.defined() ? x.shape_string() : "undefined", wanted.shape_string());
 }
 
 void check_common(const Tensor& q, int64_t kv_heads, int64_t kv_head_begin,
@@ -32,7 +32,8 @@ void check_common(const Tensor& q, int64_t kv_heads, int64_t kv_head_begin,
   require(kv_heads > 0 && heads % kv_heads == 0,
           "cpu attention: {} query heads cannot share {} KV heads evenly", heads, kv_heads);
   require(pattern != nullptr, "cpu attention: no pattern was given");
-  // The pattern's own check wants the model's number of KV heads; this call may hold a part of them.
+  // The pattern's own check wants the model's number of KV heads; this call may hold a part of
+  // them.
   const auto offsets = static_cast<int64_t>(pattern->offsets.size());
   pattern->validate(offsets == 1 ? kv_heads : offsets);
   require(kv_head_begin >= 0 && (offsets == 1 || kv_head_begin + kv_heads <= offsets),
@@ -50,7 +51,8 @@ void check_workspace(std::span<std::byte> workspace, int64_t needed) {
 
 void check_sequence(const AttentionSequence& s, int64_t index, int64_t rows) {
   require(s.row_begin >= 0 && s.row_count >= 0 && s.row_begin <= rows - s.row_count,
-          "cpu attention: sequence {} has rows {} + {} of {}", index, s.row_begin, s.row_count, rows);
+          "cpu attention: sequence {} has rows {} + {} of {}", index, s.row_begin, s.row_count,
+          rows);
   if (s.row_count == 0) return;
   require(s.first_position >= 0 && s.first_position + s.row_count <= s.kv.length,
           "cpu attention: sequence {} has queries at positions [{}, {}), but keys for {}", index,
@@ -66,7 +68,8 @@ void check_attention(const AttentionForward& a, int64_t workspace_bytes) {
   const int64_t rows = a.q.dim(0), heads = a.q.dim(1), dim = a.q.dim(2);
   check_tensor("out", a.out, a.q.dtype(), {rows, heads, dim});
   if (a.lse.defined()) check_tensor("lse", a.lse, DType::kF32, {heads, rows});
-  require(a.kv_dtype == a.q.dtype(), "cpu attention: keys and values are {}, queries {}; they must agree",
+  require(a.kv_dtype == a.q.dtype(),
+          "cpu attention: keys and values are {}, queries {}; they must agree",
           dtype_name(a.kv_dtype), dtype_name(a.q.dtype()));
   int64_t index = 0;
   for (const AttentionSequence& s : a.sequences) check_sequence(s, index++, rows);
@@ -106,23 +109,24 @@ void cpu_kv_write(const KvView& kv, DType kv_dtype, int64_t block_size, int64_t 
           first_position, block_size);
   const int64_t n = k.dim(0), size = dtype_size(kv_dtype);
   const auto row_bytes = static_cast<size_t>(k.dim(2) * size);
-  for (int64_t block = first_position / block_size; block * block_size < first_position + n; ++block) {
-    require(kv.block_table == nullptr ||
-                (block < kv.block_table_size && kv.block_table[block] >= 0),
-            "cpu kv_write: block {} has no page in a table of {}", block, kv.block_table_size);
+  for (int64_t block = first_position / block_size; block * block_size < first_position + n;
+       ++block) {
+    require(
+        kv.block_table == nullptr || (block < kv.block_table_size && kv.block_table[block] >= 0),
+        "cpu kv_write: block {} has no page in a table of {}", block, kv.block_table_size);
   }
   context.pool.for_ranges(n, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t position = first_position + i, block = position / block_size;
       const int64_t page = kv.block_table == nullptr ? block : kv.block_table[block];
       for (int64_t h = 0; h < k.dim(1); ++h) {
-        const int64_t at = page * kv.page_stride + h * kv.head_stride +
-                           position % block_size * kv.token_stride;
+        const int64_t at =
+            page * kv.page_stride + h * kv.head_stride + position % block_size * kv.token_stride;
         const auto copy = [&](void* pages, const Tensor& x) {
-          std::memcpy(static_cast<std::byte*>(pages) + at * size,
-                      static_cast<const std::byte*>(x.raw()) +
-                          (i * x.stride(0) + h * x.stride(1)) * size,
-                      row_bytes);
+          std::memcpy(
+              static_cast<std::byte*>(pages) + at * size,
+              static_cast<const std::byte*>(x.raw()) + (i * x.stride(0) + h * x.stride(1)) * size,
+              row_bytes);
         };
         copy(kv.keys, k);
         copy(kv.values, v);
