@@ -4,13 +4,13 @@
 #include <string>
 #include <vector>
 
-#include "parity.h"
+#include "tests/backend/parity.h"
 
 namespace longgen::testing {
 namespace {
 
-// f32 sums of K products of uniform values: the rounding errors of the running sum grow as sqrt(K) in
-// norm; 3e-8 sqrt(K) is half a unit in the last place a step.
+// f32 sums of K products of uniform values: the rounding errors of the running sum grow as sqrt(K)
+// in norm; 3e-8 sqrt(K) is half a unit in the last place a step.
 double sum_error(int64_t k) { return 1e-7 + 3e-8 * std::sqrt(static_cast<double>(k)); }
 
 struct Shape {
@@ -98,8 +98,9 @@ TEST_P(CpuLinear, NoRows) {
   cpu().linear_backward_input(none_x, none_y, {w.tested()}, false);
 }
 
-// A row's result does not depend on the rows beside it, nor on the number of threads: chunked prefill
-// and training then agree with whole sequences to the bit (8 rows and fewer take another road).
+// A row's result does not depend on the rows beside it, nor on the number of threads: chunked
+// prefill and training then agree with whole sequences to the bit (8 rows and fewer take another
+// road).
 TEST_P(CpuLinear, RowsAreIndependent) {
   const Shape s = {203, 150, 650};
   Operand& x = input({s.rows, s.k});
@@ -110,8 +111,8 @@ TEST_P(CpuLinear, RowsAreIndependent) {
   for (const int64_t count : {9, 14, 31, 64, 150}) {
     Operand& part = output({count, s.n});
     const int64_t begin = 203 - count;
-    three_threads->linear_forward(part.tested(), x.tested().slice(0, begin, count), {w.tested()}, {},
-                                  false);
+    three_threads->linear_forward(part.tested(), x.tested().slice(0, begin, count), {w.tested()},
+                                  {}, false);
     for (int64_t r = 0; r < count; ++r) {
       for (int64_t j = 0; j < s.n; ++j) {
         ASSERT_EQ(part.actual(r, j), whole.actual(begin + r, j)) << count << " rows, row " << r;
@@ -170,7 +171,8 @@ TEST_P(CpuLinear, RejectsWhatDoesNotFit) {
         << e.what();
   }
   Operand& doubles = input({4, 6});
-  EXPECT_THROW(cpu().linear_forward(y.tested(), doubles.reference(), {w.tested()}, {}, false), Error);
+  EXPECT_THROW(cpu().linear_forward(y.tested(), doubles.reference(), {w.tested()}, {}, false),
+               Error);
   EXPECT_THROW(cpu().linear_backward_weight(y.tested(), x.tested(), w.tested()), Error);
 }
 

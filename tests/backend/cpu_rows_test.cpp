@@ -1,5 +1,5 @@
-// Everything of the cpu backend that is neither a product nor attention, against the reference, on every
-// instruction set of this processor.
+// Everything of the cpu backend that is neither a product nor attention, against the reference, on
+// every instruction set of this processor.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "parity.h"
+#include "tests/backend/parity.h"
 
 namespace longgen::testing {
 namespace {
@@ -60,7 +60,8 @@ TEST_P(CpuRows, NormForward) {
   for (const NormKind kind : {NormKind::kRms, NormKind::kLayer}) {
     for (const int64_t d : kLengths) {
       Operand& x = input({13, d}, 2, 3);
-      if (kind == NormKind::kLayer) x.fill([&](int64_t r, int64_t i) { return x.exact(r, i) + 0.5; });
+      if (kind == NormKind::kLayer)
+        x.fill([&](int64_t r, int64_t i) { return x.exact(r, i) + 0.5; });
       Operand& weight = input({d});
       Operand& bias = input({d});
       Operand& out = output({13, d}, 1);
@@ -283,7 +284,8 @@ TEST_P(CpuRows, SoftmaxCrossEntropyRejectsLabelsOutside) {
   Operand& losses = output(DType::kF32, {1});
   for (const int32_t label : {5, -2}) {
     EXPECT_THROW(
-        cpu().softmax_cross_entropy(losses.tested(), {}, logits.tested(), ids({label}), 1.0), Error);
+        cpu().softmax_cross_entropy(losses.tested(), {}, logits.tested(), ids({label}), 1.0),
+        Error);
   }
 }
 
@@ -364,8 +366,10 @@ TEST_P(CpuRows, ZeroAndCopy) {
 TEST_P(CpuRows, CopyRoundsOnce) {
   std::vector<double> wide = {1 + std::ldexp(1, -8) + std::ldexp(1, -40),
                               -(1 + std::ldexp(1, -8) + std::ldexp(1, -40)),
-                              1 + std::ldexp(1, -8) - std::ldexp(1, -40), 1 + std::ldexp(1, -8),
-                              1e300, std::numeric_limits<double>::quiet_NaN()};
+                              1 + std::ldexp(1, -8) - std::ldexp(1, -40),
+                              1 + std::ldexp(1, -8),
+                              1e300,
+                              std::numeric_limits<double>::quiet_NaN()};
   std::vector<bf16> out(wide.size());
   cpu().copy(Tensor::of(std::span<bf16>(out)), Tensor::of(std::span<double>(wide)));
   const double ulp = std::ldexp(1, -7);

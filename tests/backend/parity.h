@@ -1,4 +1,5 @@
-// Runs one operation on the reference (f64) and on the cpu backend with the same inputs, and compares.
+// Runs one operation on the reference (f64) and on the cpu backend with the same inputs, and
+// compares.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -21,8 +22,8 @@
 
 namespace longgen::testing {
 
-// A tensor in two copies: f64 for the reference and some dtype for the backend under test. Rows of the
-// latter lie `padding` elements apart, and the gaps hold a mark that must survive.
+// A tensor in two copies: f64 for the reference and some dtype for the backend under test. Rows of
+// the latter lie `padding` elements apart, and the gaps hold a mark that must survive.
 class Operand {
  public:
   Operand(DType dtype, std::vector<int64_t> shape, int64_t padding)
@@ -45,7 +46,9 @@ class Operand {
   int64_t rows() const { return rows_; }
   int64_t length() const { return length_; }
   DType dtype() const { return dtype_; }
-  double exact(int64_t row, int64_t i) const { return exact_[static_cast<size_t>(row * length_ + i)]; }
+  double exact(int64_t row, int64_t i) const {
+    return exact_[static_cast<size_t>(row * length_ + i)];
+  }
   double actual(int64_t row, int64_t i) const { return get(row * (length_ + padding_) + i); }
   // The value rounded to the tested dtype: what a perfect implementation would store.
   double rounded(double x) const {
@@ -150,10 +153,10 @@ class CpuParity : public ::testing::TestWithParam<CpuCase> {
     op(cpu(), [](Operand& x) { return x.tested(); });
   }
 
-  // Relative L2 over the whole and over every row: at most `f32_error`, plus, for a bf16 result, twice
-  // what rounding the exact result to bf16 costs (a plain bf16 implementation does no better). Rows that
-  // cancel to nearly nothing are measured against the mean row, and a row may be three times as bad as
-  // the whole.
+  // Relative L2 over the whole and over every row: at most `f32_error`, plus, for a bf16 result,
+  // twice what rounding the exact result to bf16 costs (a plain bf16 implementation does no
+  // better). Rows that cancel to nearly nothing are measured against the mean row, and a row may be
+  // three times as bad as the whole.
   void expect_close(const Operand& x, double f32_error, const std::string& what) {
     ASSERT_TRUE(x.gaps_intact()) << what << ": wrote between rows";
     std::vector<Squares> rows;

@@ -1,6 +1,6 @@
-// The cpu backend: f32 and bf16. Products are gemm.h's, attention is attention.h's, the rest is row by
-// row (row_kernels.h). Results depend on shapes and the instruction set; sums over rows (dweight and
-// dbias of norms) also on the number of threads.
+// The cpu backend: f32 and bf16. Products are gemm.h's, attention is attention.h's, the rest is row
+// by row (row_kernels.h). Results depend on shapes and the instruction set; sums over rows (dweight
+// and dbias of norms) also on the number of threads.
 #pragma once
 
 #include <string>

@@ -45,8 +45,8 @@ T* element_as(const Tensor& x, int64_t offset) {
   return reinterpret_cast<T*>(element(x, offset));
 }
 
-// The neighbour towards zero with its last bit set unless exact ("round to odd"): rounding it again to
-// a shorter type then equals rounding x once.
+// The neighbour towards zero with its last bit set unless exact ("round to odd"): rounding it again
+// to a shorter type then equals rounding x once.
 float to_odd_float(double x) {
   const float nearest = static_cast<float>(x);
   if (std::isnan(x) || static_cast<double>(nearest) == x) return nearest;
@@ -99,7 +99,8 @@ void convert(CpuIsa isa, std::byte* to, DType to_dtype, const std::byte* from, D
     row_kernels<uint16_t>(isa).from_float(reinterpret_cast<uint16_t*>(to),
                                           reinterpret_cast<const float*>(from), n);
   } else {
-    for (int64_t i = 0; i < n; ++i) store_element(to, to_dtype, i, load_element(from, from_dtype, i));
+    for (int64_t i = 0; i < n; ++i)
+      store_element(to, to_dtype, i, load_element(from, from_dtype, i));
   }
 }
 
@@ -221,12 +222,14 @@ double CpuBackend::sum_of_squares(const Tensor& x) {
   by_dtype(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const auto sum = row_kernels<T>(context_.isa).sum_of_squares;
-    for_items(pool_, count, whole ? kStretch : shape.length(), [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) {
-        parts[i] = whole ? sum(element_as<T>(x, i * kStretch), std::min(kStretch, numel - i * kStretch))
-                         : sum(shape.at<T>(i), shape.length());
-      }
-    });
+    for_items(pool_, count, whole ? kStretch : shape.length(),
+              [&](int64_t begin, int64_t end, int) {
+                for (int64_t i = begin; i < end; ++i) {
+                  parts[i] = whole ? sum(element_as<T>(x, i * kStretch),
+                                         std::min(kStretch, numel - i * kStretch))
+                                   : sum(shape.at<T>(i), shape.length());
+                }
+              });
   });
   double total = 0;
   for (int64_t i = 0; i < count; ++i) total += parts[i];

@@ -47,8 +47,7 @@ bool permit_tiles() {
 
 bool has_avx2() {
   return (saved_registers() & kSavesAvx) == kSavesAvx &&
-         all_bits(cpuid(1, 0).c, bit_AVX | bit_FMA | bit_F16C) &&
-         all_bits(cpuid(7, 0).b, bit_AVX2);
+         all_bits(cpuid(1, 0).c, bit_AVX | bit_FMA | bit_F16C) && all_bits(cpuid(7, 0).b, bit_AVX2);
 }
 
 bool has_avx512() {
@@ -99,8 +98,10 @@ CpuIsa isa_from_environment() {
   for (const CpuIsa isa : kBestLast) {
     if (text == cpu_isa_name(isa)) return isa;
   }
-  fail_usage("LONGGEN_CPU={} is no instruction set; use portable, avx2, avx512, avx512bf16, amx or "
-             "auto", text);
+  fail_usage(
+      "LONGGEN_CPU={} is no instruction set; use portable, avx2, avx512, avx512bf16, amx or "
+      "auto",
+      text);
 }
 
 }  // namespace

@@ -18,8 +18,8 @@ bool cpu_has(CpuIsa isa);
 // Everything that cpu_has() accepts, kPortable first, the best last.
 std::vector<CpuIsa> available_cpu_isas();
 
-// kAuto becomes what LONGGEN_CPU names, or the best available. Throws Error when the one asked for is
-// absent here, UsageError when LONGGEN_CPU is no name of one.
+// kAuto becomes what LONGGEN_CPU names, or the best available. Throws Error when the one asked for
+// is absent here, UsageError when LONGGEN_CPU is no name of one.
 CpuIsa resolve_cpu_isa(CpuIsa requested);
 
 // The f32 sets in order: what an operation without bf16 instructions uses (avx512 for the three

@@ -10,13 +10,13 @@
 namespace longgen {
 namespace {
 
-constexpr int64_t kRowBlock = 128;        // rows of C that a thread works on at a time
-constexpr int64_t kColumnBlock = 256;     // columns
-constexpr int64_t kWholeDepth = 6144;     // beyond it k is cut into passes of ...
+constexpr int64_t kRowBlock = 128;     // rows of C that a thread works on at a time
+constexpr int64_t kColumnBlock = 256;  // columns
+constexpr int64_t kWholeDepth = 6144;  // beyond it k is cut into passes of ...
 constexpr int64_t kPassDepth = 4096;
 constexpr int64_t kPackedABytes = int64_t{16} << 20;
 constexpr int64_t kSumsBytes = int64_t{32} << 20;
-constexpr double kInlineWork = 1 << 18;   // multiply-adds that are done before a thread would wake
+constexpr double kInlineWork = 1 << 18;  // multiply-adds that are done before a thread would wake
 
 const GemmKernels& f32_kernels(CpuIsa isa) {
   switch (isa) {
@@ -64,16 +64,16 @@ struct Gemm::Plan {
   const GemmArgs& args;
   const GemmKernels& kernels;
   const float* bias;
-  int64_t mr = 0;                        // rows of a panel of A
+  int64_t mr = 0;  // rows of a panel of A
   int64_t row0 = 0, rows = 0, row_panels = 0;
   int64_t k0 = 0, depth = 0, packed_depth = 0;
-  int64_t kc = 0;                        // depth of a panel, but the last
-  int64_t column_panels = 0;             // of C, nr columns each
-  int64_t block_row_panels = 0;          // panels that a thread works on at a time
+  int64_t kc = 0;                // depth of a panel, but the last
+  int64_t column_panels = 0;     // of C, nr columns each
+  int64_t block_row_panels = 0;  // panels that a thread works on at a time
   int64_t block_column_panels = 0;
   int64_t column_blocks = 0, row_splits = 0;  // work items: a column block x a part of the rows
-  bool first = true, last = true;        // pass over k
-  float* sums = nullptr;                 // [rows, column_panels * nr] when there are several passes
+  bool first = true, last = true;             // pass over k
+  float* sums = nullptr;  // [rows, column_panels * nr] when there are several passes
   void* packed_a = nullptr;
 
   int64_t sums_stride() const { return column_panels * kernels.nr; }
@@ -129,9 +129,8 @@ void Gemm::run_few(const GemmArgs& args, const float* bias) {
 void Gemm::run_packed(const GemmArgs& args, const float* bias) {
   const GemmKernels& kernels = args.dtype == DType::kBF16 ? bf16_ : f32_;
   Plan plan{.args = args, .kernels = kernels, .bias = bias};
-  const int64_t pass_depth =
-      args.k <= kWholeDepth ? std::max<int64_t>(args.k, 1)
-                            : even_part(args.k, kPassDepth, kernels.k_unit);
+  const int64_t pass_depth = args.k <= kWholeDepth ? std::max<int64_t>(args.k, 1)
+                                                   : even_part(args.k, kPassDepth, kernels.k_unit);
   plan.column_panels = ceil_div<int64_t>(args.n, kernels.nr);
   // Rows whose packed values and sums stay within their bounds.
   int64_t max_rows = kPackedABytes / (pass_depth * kernels.element_bytes);
@@ -144,8 +143,8 @@ void Gemm::run_packed(const GemmArgs& args, const float* bias) {
     plan.block_row_panels = std::max<int64_t>(1, kRowBlock / plan.mr);
     // Blocks narrow enough that every thread has several; rows are cut only when columns run out.
     const int64_t threads = context_.pool.size();
-    plan.block_column_panels = std::clamp<int64_t>(plan.column_panels / (3 * threads), 1,
-                                                   kColumnBlock / kernels.nr);
+    plan.block_column_panels =
+        std::clamp<int64_t>(plan.column_panels / (3 * threads), 1, kColumnBlock / kernels.nr);
     plan.column_blocks = ceil_div(plan.column_panels, plan.block_column_panels);
     plan.row_splits = std::clamp<int64_t>(2 * threads / plan.column_blocks, 1,
                                           ceil_div(plan.row_panels, plan.block_row_panels));
@@ -165,8 +164,8 @@ void Gemm::run_packed(const GemmArgs& args, const float* bias) {
       if (work < kInlineWork) {
         for (int64_t item = 0; item < items; ++item) run_block(plan, item, 0);
       } else {
-        context_.pool.for_each(
-            items, [&](int64_t item, int thread) { run_block(plan, item, thread); });
+        context_.pool.for_each(items,
+                               [&](int64_t item, int thread) { run_block(plan, item, thread); });
       }
     }
   }
@@ -181,10 +180,10 @@ void Gemm::pack_a(Plan& plan) {
       const int64_t depth = plan.depth_at(k);
       for (int64_t panel = begin; panel < end; ++panel) {
         const int64_t row = panel * plan.mr;
-        kernels.pack_a(
-            Plan::at(plan.packed_a, kernels, k * packed_rows + row * depth),
-            advance(plan.args.a, plan.args.dtype, plan.row0 + row, plan.k0 + k),
-            std::min(plan.mr, plan.rows - row), plan.mr, std::min(depth, plan.depth - k));
+        kernels.pack_a(Plan::at(plan.packed_a, kernels, k * packed_rows + row * depth),
+                       advance(plan.args.a, plan.args.dtype, plan.row0 + row, plan.k0 + k),
+                       std::min(plan.mr, plan.rows - row), plan.mr,
+                       std::min(depth, plan.depth - k));
       }
     }
   };
@@ -253,8 +252,8 @@ void Gemm::multiply_block(const Plan& plan, int64_t row_panel, int64_t row_panel
   }
 }
 
-void Gemm::finish_rows(const Plan& plan, int64_t row, int64_t rows, int64_t column,
-                       int64_t columns, const float* c, int64_t ldc) {
+void Gemm::finish_rows(const Plan& plan, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                       const float* c, int64_t ldc) {
   const GemmArgs& args = plan.args;
   const float* bias = plan.bias ? plan.bias + column : nullptr;
   by_dtype(args.c_dtype, [&](auto zero) {

@@ -1,7 +1,8 @@
 // Matrix products of the cpu backend: one driver for all instruction sets.
 //
-// Values of a row of C depend on that row of A, on B and on k alone: neither on the other rows of the
-// call nor on the number of threads (but few rows, up to kFewRows, take another road than many).
+// Values of a row of C depend on that row of A, on B and on k alone: neither on the other rows of
+// the call nor on the number of threads (but few rows, up to kFewRows, take another road than
+// many).
 #pragma once
 
 #include <cstdint>
@@ -17,14 +18,14 @@ namespace longgen {
 
 // C [m, n] = A [m, k] B [k, n] (+ bias [n]) (+ C).
 struct GemmArgs {
-  DType dtype = DType::kF32;  // of A, B and bias: f32 or bf16
+  DType dtype = DType::kF32;    // of A, B and bias: f32 or bf16
   int64_t m = 0, n = 0, k = 0;  // k > 0
-  PackSource a;               // vectors are rows of A
-  PackSource b;               // vectors are columns of B
+  PackSource a;                 // vectors are rows of A
+  PackSource b;                 // vectors are columns of B
   void* c = nullptr;
   DType c_dtype = DType::kF32;  // f32 or bf16
   int64_t c_stride = 0;
-  const void* bias = nullptr;   // contiguous; may be null
+  const void* bias = nullptr;  // contiguous; may be null
   bool accumulate = false;
 };
 
@@ -47,8 +48,8 @@ class Gemm {
   void run_packed(const GemmArgs& args, const float* bias);
   void pack_a(Plan& plan);
   void run_block(const Plan& plan, int64_t item, int thread);
-  void multiply_block(const Plan& plan, int64_t row_panel, int64_t row_panels, int64_t column_panels,
-                      const void* b, float* c, int64_t ldc);
+  void multiply_block(const Plan& plan, int64_t row_panel, int64_t row_panels,
+                      int64_t column_panels, const void* b, float* c, int64_t ldc);
   void finish_rows(const Plan& plan, int64_t row, int64_t rows, int64_t column, int64_t columns,
                    const float* c, int64_t ldc);
 

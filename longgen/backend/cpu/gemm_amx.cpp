@@ -1,5 +1,6 @@
-// bf16 products with AMX tiles: 16 x 32 values of A (row-major) times 16 pairs x 16 columns of B into
-// 16 x 16 f32 sums; two by two tiles at a time. B panels are those of vdpbf16ps, 32 columns wide.
+// bf16 products with AMX tiles: 16 x 32 values of A (row-major) times 16 pairs x 16 columns of B
+// into 16 x 16 f32 sums; two by two tiles at a time. B panels are those of vdpbf16ps, 32 columns
+// wide.
 #include "longgen/backend/cpu/gemm_bf16_dot.h"
 
 namespace longgen {

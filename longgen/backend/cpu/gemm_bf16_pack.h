@@ -1,4 +1,5 @@
-// Packing of bf16 pairs: 32-bit unit (k / 2, i) holds source(i, k) and source(i, k + 1). See simd.h.
+// Packing of bf16 pairs: 32-bit unit (k / 2, i) holds source(i, k) and source(i, k + 1). See
+// simd.h.
 #pragma once
 
 #include "longgen/backend/cpu/gemm_pack.h"

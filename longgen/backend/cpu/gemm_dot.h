@@ -47,8 +47,8 @@ LONGGEN_SIMD void dot_block(const T* x, int64_t x_stride, const T* w, int64_t w_
 }
 
 template <typename Op, int kRows, typename T>
-void dot_rows(const T* x, int64_t x_stride, const T* w, int64_t w_stride, int64_t columns, int64_t k,
-              float* c, int64_t ldc) {
+void dot_rows(const T* x, int64_t x_stride, const T* w, int64_t w_stride, int64_t columns,
+              int64_t k, float* c, int64_t ldc) {
   if (columns == 4) {
     dot_block<Op, kRows, 4>(x, x_stride, w, w_stride, k, c, ldc);
     return;

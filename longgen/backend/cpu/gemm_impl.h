@@ -14,9 +14,9 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int kMr = 14, kNv = 2;  // 28 of 32
 #elif defined(__AVX2__)
-constexpr int kMr = 6, kNv = 2;   // 12 of 16
+constexpr int kMr = 6, kNv = 2;  // 12 of 16
 #else
-constexpr int kMr = 4, kNv = 2;   // 8 of 16
+constexpr int kMr = 4, kNv = 2;  // 8 of 16
 #endif
 
 template <int kRows>
@@ -78,7 +78,7 @@ constexpr GemmKernels kGemm = {
     .k_unit = 1,
     .max_mr = kMr,
     .mr_unit = 1,
-    .nr = kNv * kLanes,
+    .nr = kNv* kLanes,
     .max_kc = 320,
     .pack_a = pack_floats<T>,
     .pack_b = pack_floats<T>,

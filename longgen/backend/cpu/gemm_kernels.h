@@ -1,8 +1,9 @@
-// What the product driver (gemm.h) needs of an instruction set. No function bodies here: see simd.h.
+// What the product driver (gemm.h) needs of an instruction set. No function bodies here: see
+// simd.h.
 //
-// C = A B with A [m, k] cut into panels of `mr` rows and B [k, n] into panels of `nr` columns. Packed
-// panels hold, for every step of k, the panel's values side by side; bf16 instructions eat k in pairs
-// (k_unit 2), AMX tiles in 32s.
+// C = A B with A [m, k] cut into panels of `mr` rows and B [k, n] into panels of `nr` columns.
+// Packed panels hold, for every step of k, the panel's values side by side; bf16 instructions eat k
+// in pairs (k_unit 2), AMX tiles in 32s.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +19,12 @@ struct PackSource {
 };
 
 struct GemmKernels {
-  int element_bytes;   // of packed values
-  int k_unit;          // packed depths are multiples of it; what is beyond the source is 0
-  int max_mr;          // panels have 1 ... max_mr rows, a multiple of mr_unit
+  int element_bytes;  // of packed values
+  int k_unit;         // packed depths are multiples of it; what is beyond the source is 0
+  int max_mr;         // panels have 1 ... max_mr rows, a multiple of mr_unit
   int mr_unit;
   int nr;
-  int max_kc;          // the deepest panel worth keeping in the first-level cache
+  int max_kc;  // the deepest panel worth keeping in the first-level cache
 
   // Packs vectors [0, count) of `width` (the rest become 0) and depth [0, depth) (rounded up to
   // k_unit) of the source.

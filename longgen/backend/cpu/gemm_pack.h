@@ -28,10 +28,10 @@ LONGGEN_SIMD void transpose(__m512i (&r)[16]) {
     r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
   }
 #pragma GCC unroll 4
-  for (int c = 0; c < 4; ++c) {  // 128-bit lanes
-    const __m512i a = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88);       // lanes 0, 2
+  for (int c = 0; c < 4; ++c) {                                    // 128-bit lanes
+    const __m512i a = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88);  // lanes 0, 2
     const __m512i b = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
-    const __m512i d = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);       // lanes 1, 3
+    const __m512i d = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);  // lanes 1, 3
     const __m512i e = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
     t[c] = _mm512_shuffle_i32x4(a, b, 0x88);
     t[4 + c] = _mm512_shuffle_i32x4(d, e, 0x88);
@@ -42,8 +42,8 @@ LONGGEN_SIMD void transpose(__m512i (&r)[16]) {
   for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
-// 32-bit units (an f32, or two bf16): unit (i, k) of `units` steps comes from row(i, k, n), which gives
-// n units of vector i from unit k on.
+// 32-bit units (an f32, or two bf16): unit (i, k) of `units` steps comes from row(i, k, n), which
+// gives n units of vector i from unit k on.
 template <typename Row>
 LONGGEN_SIMD void pack_transposed(uint32_t* panel, int64_t count, int64_t width, int64_t units,
                                   Row row) {

@@ -1,6 +1,6 @@
 // The inner loops of everything that is neither a product nor attention: one row, or one stretch of
-// elements, on the calling thread. T is float, or uint16_t for bf16 (stored bits); arithmetic is f32.
-// No function bodies here: see simd.h.
+// elements, on the calling thread. T is float, or uint16_t for bf16 (stored bits); arithmetic is
+// f32. No function bodies here: see simd.h.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ struct RowKernels {
 
   void (*norm_forward)(const NormRow& row, T* out, const T* x, const T* weight, const T* bias);
   // dweight and dbias may be null.
-  void (*norm_backward)(const NormRow& row, T* dx, bool accumulate_dx, float* dweight,
-                        float* dbias, const T* dy, const T* x, const T* weight);
+  void (*norm_backward)(const NormRow& row, T* dx, bool accumulate_dx, float* dweight, float* dbias,
+                        const T* dy, const T* x, const T* weight);
 
   // heads at x, x + head_stride, ...
   void (*rope)(T* x, int64_t heads, int64_t head_stride, const float* cos, const float* sin,

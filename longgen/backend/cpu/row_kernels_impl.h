@@ -7,8 +7,8 @@
 namespace longgen {
 namespace {
 
-// f(i, n) for stretches of n <= kLanes elements from i on; all but the last have n == kLanes, so that
-// inlining makes two copies of f: whole vectors, and one part.
+// f(i, n) for stretches of n <= kLanes elements from i on; all but the last have n == kLanes, so
+// that inlining makes two copies of f: whole vectors, and one part.
 template <typename F>
 LONGGEN_SIMD void for_lanes(int64_t n, F f) {
   int64_t i = 0;
@@ -28,8 +28,8 @@ LONGGEN_SIMD void put(T* p, Vf v, int64_t n) {
   }
 }
 
-// The sum over a row of f(i, n), whose lanes past n must be 0. Four accumulators hide the latency of
-// the additions.
+// The sum over a row of f(i, n), whose lanes past n must be 0. Four accumulators hide the latency
+// of the additions.
 template <typename F>
 LONGGEN_SIMD float sum_lanes(int64_t n, F f) {
   Vf sum[4] = {};
@@ -83,7 +83,8 @@ double sum_of_squares(const T* a, int64_t n) {
   double sum[kLanes] = {};
   for_lanes(n, [&](int64_t i, int64_t m) {
     const Vf v = get(a + i, m);
-    for (int j = 0; j < kLanes; ++j) sum[j] += static_cast<double>(v[j]) * static_cast<double>(v[j]);
+    for (int j = 0; j < kLanes; ++j)
+      sum[j] += static_cast<double>(v[j]) * static_cast<double>(v[j]);
   });
   double total = 0;
   for (int j = 0; j < kLanes; ++j) total += sum[j];
@@ -95,7 +96,8 @@ void norm_forward(const NormRow& row, T* out, const T* x, const T* weight, const
   const int64_t d = row.d;
   float mean = 0;
   if (row.layer) {
-    mean = sum_lanes(d, [=](int64_t i, int64_t m) { return get(x + i, m); }) / static_cast<float>(d);
+    mean =
+        sum_lanes(d, [=](int64_t i, int64_t m) { return get(x + i, m); }) / static_cast<float>(d);
   }
   const float square = sum_lanes(d, [=](int64_t i, int64_t m) {
     const Vf v = first_lanes(get(x + i, m) - mean, m);
@@ -113,8 +115,8 @@ void norm_forward(const NormRow& row, T* out, const T* x, const T* weight, const
   }
 }
 
-// With h = (x - mean) rstd and g = dy weight: dx = rstd (g - [mean g] - h mean(g h)), the bracket for
-// layer norm alone; dweight += dy h, dbias += dy.
+// With h = (x - mean) rstd and g = dy weight: dx = rstd (g - [mean g] - h mean(g h)), the bracket
+// for layer norm alone; dweight += dy h, dbias += dy.
 template <typename T>
 void norm_backward(const NormRow& row, T* dx, bool accumulate_dx, float* dweight, float* dbias,
                    const T* dy, const T* x, const T* weight) {
@@ -239,9 +241,8 @@ LONGGEN_SIMD float row_max(const float* x, int64_t n) {
 template <typename T>
 float cross_entropy(T* dlogits, const float* logits, int64_t n, int64_t label, float scale) {
   const float top = row_max(logits, n);
-  const float sum = sum_lanes(n, [=](int64_t i, int64_t m) {
-    return first_lanes(exp(get(logits + i, m) - top), m);
-  });
+  const float sum = sum_lanes(
+      n, [=](int64_t i, int64_t m) { return first_lanes(exp(get(logits + i, m) - top), m); });
   const double lse = static_cast<double>(top) + __builtin_log(static_cast<double>(sum));
   const float loss = static_cast<float>(lse - static_cast<double>(logits[label]));
   if (!dlogits) return loss;
@@ -274,10 +275,18 @@ void adamw(const AdamWFactors& f, T* weights, float* master, float* m, float* v,
 
 template <typename T>
 constexpr RowKernels<T> kRowKernels = {
-    add<T>,           accumulate<T>,    to_float<T>,
-    from_float<T>,    finish_product<T>, sum_of_squares<T>,
-    norm_forward<T>,  norm_backward<T>, rope<T>,
-    activation_forward<T>, activation_backward<T>, cross_entropy<T>,
+    add<T>,
+    accumulate<T>,
+    to_float<T>,
+    from_float<T>,
+    finish_product<T>,
+    sum_of_squares<T>,
+    norm_forward<T>,
+    norm_backward<T>,
+    rope<T>,
+    activation_forward<T>,
+    activation_backward<T>,
+    cross_entropy<T>,
     adamw<T>,
 };
 

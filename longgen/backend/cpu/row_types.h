@@ -1,4 +1,5 @@
-// Arguments of the row kernels; free of function bodies so that every instruction set may include it.
+// Arguments of the row kernels; free of function bodies so that every instruction set may include
+// it.
 #pragma once
 
 #include <cstdint>
@@ -8,20 +9,21 @@ namespace longgen {
 enum class RowActivation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu };
 
 struct NormRow {
-  bool layer;       // else RMS
+  bool layer;  // else RMS
   int64_t d;
-  float eps;        // forward
-  float* stats;     // (mean, reciprocal deviation); written forward unless null, read backward
+  float eps;     // forward
+  float* stats;  // (mean, reciprocal deviation); written forward unless null, read backward
 };
 
-// p -= lr * (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + decay * p), corrections folded in.
+// p -= lr * (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + decay * p), corrections folded
+// in.
 struct AdamWFactors {
   float beta1, beta2, one_minus_beta1, one_minus_beta2;
   float gradient_scale;
-  float m_factor;      // lr / (1 - beta1^t)
-  float v_factor;      // 1 / (1 - beta2^t)
+  float m_factor;  // lr / (1 - beta1^t)
+  float v_factor;  // 1 / (1 - beta2^t)
   float eps;
-  float decay;         // lr * weight decay
+  float decay;  // lr * weight decay
 };
 
 }  // namespace longgen

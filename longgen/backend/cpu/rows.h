@@ -73,8 +73,8 @@ void for_items(ThreadPool& pool, int64_t count, int64_t elements, const Body& bo
   }
 }
 
-// body(offsets, n): stretches of n consecutive elements of tensors of one shape; offsets (in elements)
-// are where the stretch begins in each. The cut does not depend on the number of threads.
+// body(offsets, n): stretches of n consecutive elements of tensors of one shape; offsets (in
+// elements) are where the stretch begins in each. The cut does not depend on the number of threads.
 template <size_t kCount, typename Body>
 void for_stretches(ThreadPool& pool, const std::array<const Tensor*, kCount>& tensors,
                    const Body& body) {

@@ -147,9 +147,11 @@ LONGGEN_SIMD void reduce_sums(const Vf (&v)[4], float* out) {
 #if defined(__AVX2__)
   const auto pairs = [](Vf a, Vf b) {  // per 128-bit lane: a0+a2, b0+b2, a1+a3, b1+b3
 #if defined(__AVX512F__)
-    return (Vf)_mm512_unpacklo_ps((__m512)a, (__m512)b) + (Vf)_mm512_unpackhi_ps((__m512)a, (__m512)b);
+    return (Vf)_mm512_unpacklo_ps((__m512)a, (__m512)b) +
+           (Vf)_mm512_unpackhi_ps((__m512)a, (__m512)b);
 #else
-    return (Vf)_mm256_unpacklo_ps((__m256)a, (__m256)b) + (Vf)_mm256_unpackhi_ps((__m256)a, (__m256)b);
+    return (Vf)_mm256_unpacklo_ps((__m256)a, (__m256)b) +
+           (Vf)_mm256_unpackhi_ps((__m256)a, (__m256)b);
 #endif
   };
   const Vf x = pairs(v[0], v[1]), y = pairs(v[2], v[3]);
@@ -160,9 +162,10 @@ LONGGEN_SIMD void reduce_sums(const Vf (&v)[4], float* out) {
                                                        _mm512_castps_pd((__m512)y)));
   const __m256 halves = _mm512_castps512_ps256(z) + _mm512_extractf32x8_ps(z, 1);
 #else
-  const __m256 halves =
-      _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd((__m256)x), _mm256_castps_pd((__m256)y))) +
-      _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd((__m256)x), _mm256_castps_pd((__m256)y)));
+  const __m256 halves = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd((__m256)x),
+                                                            _mm256_castps_pd((__m256)y))) +
+                        _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd((__m256)x),
+                                                            _mm256_castps_pd((__m256)y)));
 #endif
   _mm_storeu_ps(out, _mm256_castps256_ps128(halves) + _mm256_extractf128_ps(halves, 1));
 #else
@@ -188,10 +191,10 @@ LONGGEN_SIMD float reduce_max(Vf v) {
   return x[0];
 }
 
-// e^x to about 1 ulp. 0 below -87.33 (the smallest normal number), so exp(-inf) is exactly 0; infinite
-// above 88.72; NaN stays NaN.
-// x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial is Cephes' expf (Moshier). Only the upper end is
-// clamped: what comes out below the lower one is replaced.
+// e^x to about 1 ulp. 0 below -87.33 (the smallest normal number), so exp(-inf) is exactly 0;
+// infinite above 88.72; NaN stays NaN. x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial is
+// Cephes' expf (Moshier). Only the upper end is clamped: what comes out below the lower one is
+// replaced.
 LONGGEN_SIMD Vf exp(Vf x) {
   constexpr float kLowest = -87.33654f;
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
@@ -208,8 +211,7 @@ LONGGEN_SIMD Vf exp(Vf x) {
   p = p * (r * r) + r + 1.0f;
 #if defined(__AVX512F__)
   // Not less than: NaN passes.
-  const __mmask16 keep =
-      _mm512_cmp_ps_mask((__m512)x, (__m512)broadcast(kLowest), _CMP_NLT_UQ);
+  const __mmask16 keep = _mm512_cmp_ps_mask((__m512)x, (__m512)broadcast(kLowest), _CMP_NLT_UQ);
   return (Vf)_mm512_maskz_scalef_ps(keep, (__m512)p, (__m512)n);
 #else
   // In two steps, so that 2^128 does not overflow on the way.

@@ -1,5 +1,6 @@
 // simd.h for code written with AVX-512 intrinsics: the same functions on __m512.
-// Include it only from files compiled for avx512 or better; see simd.h on what else they may include.
+// Include it only from files compiled for avx512 or better; see simd.h on what else they may
+// include.
 #pragma once
 
 #include <immintrin.h>
