@@ -1,89 +1,12 @@
 // The attention kernels, compiled once an instruction set (attention_kernels_*.cpp). See simd.h on
-// what such files may include. Units are bf16 where the set has bf16 products, else f32.
+// what such files may include.
 #pragma once
 
-#include "longgen/backend/cpu/attention_kernels.h"
-#include "longgen/backend/cpu/simd.h"
+#include "longgen/backend/cpu/attention_stream_impl.h"
+#include "longgen/backend/cpu/attention_vector.h"
 
 namespace longgen {
 namespace {
-
-#if defined(__AVX512BF16__)
-constexpr bool kBf16Units = true;
-#else
-constexpr bool kBf16Units = false;
-#endif
-
-// Registers limit a product's block: 32 of them with avx512, else 16.
-constexpr int kMaxVectors = kLanes == 16 ? 4 : 2;
-
-LONGGEN_SIMD Vf load_units(const uint32_t* p) {
-  Vf v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-LONGGEN_SIMD void store_units(uint32_t* p, Vf v) { std::memcpy(p, &v, sizeof v); }
-
-LONGGEN_SIMD Vf broadcast_unit(const uint32_t* p) {
-  float x;
-  std::memcpy(&x, p, sizeof x);
-#if defined(__AVX512F__)
-  return (Vf)_mm512_set1_ps(x);
-#else
-  return broadcast(x);
-#endif
-}
-
-// c + a b; for bf16 units the sum of both halves' products.
-LONGGEN_SIMD Vf multiply_units(Vf c, Vf a, Vf b) {
-#if defined(__AVX512BF16__)
-  return (Vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
-#else
-  return c + a * b;
-#endif
-}
-
-LONGGEN_SIMD Vf larger(Vf a, Vf b) {
-#if defined(__AVX512F__)
-  return (Vf)_mm512_max_ps((__m512)a, (__m512)b);
-#elif defined(__AVX2__)
-  return (Vf)_mm256_max_ps((__m256)a, (__m256)b);
-#else
-  return a > b ? a : b;
-#endif
-}
-
-LONGGEN_SIMD bool any_above(Vf a, Vf b) {
-#if defined(__AVX512F__)
-  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ) != 0;
-#elif defined(__AVX2__)
-  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)) != 0;
-#else
-  const Vi above = a > b;
-  return (above[0] | above[1] | above[2] | above[3]) != 0;
-#endif
-}
-
-// 2^x to 1e-7 relative for x <= 64; exactly 0 below -126 and at -inf; NaN stays NaN.
-// The polynomial is the minimax of 2^f over |f| <= 1/2 in relative error.
-LONGGEN_SIMD Vf exp2(Vf x) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const Vf t = x + kMagic;
-  const Vf f = x - (t - kMagic);
-  Vf p = broadcast(1.327647198e-3f);
-  p = p * f + 9.675541334e-3f;
-  p = p * f + 5.550713274e-2f;
-  p = p * f + 2.402211972e-1f;
-  p = p * f + 6.931469671e-1f;
-  p = p * f + 1.000000072f;
-  const Vf y = (Vf)((Vi)p + ((Vi)t << 23));
-#if defined(__AVX512F__)
-  const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
-  return (Vf)_mm512_maskz_mov_ps(kept, (__m512)y);
-#else
-  return x < -126.0f ? Vf{} : y;
-#endif
-}
 
 // --- products ---
 
@@ -123,32 +46,6 @@ void product_columns(const AttentionProduct& p, int64_t j) {
   if constexpr (kRows == 6) {
     for (; i + 4 <= p.m; i += 4) product_block<4, kVectors>(p, i, j);
     for (; i < p.m; i += 2) product_block<2, kVectors>(p, i, j);
-  }
-}
-
-template <int n>
-struct Count {
-  static constexpr int value = n;
-};
-
-// Calls f with an integral constant for every stretch of vectors of [0, n); n is a multiple of 16.
-template <typename F>
-LONGGEN_SIMD void for_vectors(int64_t n, F f) {
-  int64_t j = 0;
-  if constexpr (kMaxVectors == 2) {
-    for (; j < n; j += 2 * kLanes) f(Count<2>{}, j);
-  } else {
-    // Five vectors are better taken as 3 + 2 than as 4 + 1.
-    for (; n - j >= 4 * kLanes && n - j != 5 * kLanes; j += 4 * kLanes) f(Count<4>{}, j);
-    if (n - j >= 3 * kLanes) {
-      f(Count<3>{}, j);
-      j += 3 * kLanes;
-    }
-    if (n - j >= 2 * kLanes) {
-      f(Count<2>{}, j);
-      j += 2 * kLanes;
-    }
-    if (n - j >= kLanes) f(Count<1>{}, j);
   }
 }
 
@@ -290,36 +187,6 @@ void gradient(const AttentionGradient& a) {
 
 // --- layouts ---
 
-#if defined(__clang__) || __GNUC__ >= 12
-#define LONGGEN_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define LONGGEN_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Vi{__VA_ARGS__})
-#endif
-
-LONGGEN_SIMD void interleave(Vf a, Vf b, Vf* low, Vf* high) {
-#if defined(__AVX512F__)
-  *low = LONGGEN_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  *high = LONGGEN_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#elif defined(__AVX2__)
-  *low = LONGGEN_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-  *high = LONGGEN_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-#else
-  *low = LONGGEN_SHUFFLE(a, b, 0, 4, 1, 5);
-  *high = LONGGEN_SHUFFLE(a, b, 2, 6, 3, 7);
-#endif
-}
-
-// Interleaving the two halves of a list of kLanes vectors log2(kLanes) times transposes it.
-LONGGEN_SIMD void transpose_square(Vf* x) {
-  for (int step = 1; step < kLanes; step *= 2) {
-    Vf y[kLanes];
-    for (int i = 0; i < kLanes / 2; ++i) {
-      interleave(x[i], x[i + kLanes / 2], &y[2 * i], &y[2 * i + 1]);
-    }
-    for (int i = 0; i < kLanes; ++i) x[i] = y[i];
-  }
-}
-
 void transpose(uint32_t* dst, int64_t dst_row, const uint32_t* src, int64_t src_row, int64_t rows,
                int64_t cols) {
   for (int64_t r = 0; r < rows; r += kLanes) {
@@ -402,134 +269,6 @@ float maximum(const float* x, int64_t n) {
   Vf top = load(x);
   for (int64_t i = kLanes; i < n; i += kLanes) top = larger(top, load(x + i));
   return reduce_max(top);
-}
-
-// --- decode ---
-
-// 64 bytes of a query against the same channels of a key; `part` are the 32 bytes of a last odd 16
-// bf16.
-LONGGEN_SIMD Vf multiply_channels(Vf sum, const float* q, const float* k) {
-  for (int i = 0; i < 16; i += kLanes) sum += load(q + i) * load(k + i);
-  return sum;
-}
-LONGGEN_SIMD Vf multiply_channels(Vf sum, const uint16_t* q, const uint16_t* k) {
-#if defined(__AVX512BF16__)
-  return (Vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(q),
-                              (__m512bh)_mm512_loadu_si512(k));
-#else
-  for (int i = 0; i < 32; i += kLanes) sum += load(q + i) * load(k + i);
-  return sum;
-#endif
-}
-LONGGEN_SIMD Vf multiply_part(Vf sum, const uint16_t* q, const uint16_t* k) {
-  for (int i = 0; i < 16; i += kLanes) sum += load(q + i) * load(k + i);
-  return sum;
-}
-
-// x[i] = vectors whose lanes sum to q . (row i of k). The rows are walked side by side: as many
-// independent sums hide the latency of the additions.
-template <int kRows, typename T>
-LONGGEN_SIMD void dot_rows(Vf* x, const T* q, const T* k, int64_t stride, int64_t head_dim) {
-  constexpr int64_t kStep = 64 / static_cast<int64_t>(sizeof(T));
-  for (int i = 0; i < kRows; ++i) x[i] = Vf{};
-  int64_t d = 0;
-  for (; d + kStep <= head_dim; d += kStep) {
-    const T* key = k + d;
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i, key += stride) x[i] = multiply_channels(x[i], q + d, key);
-  }
-  if constexpr (sizeof(T) == 2) {
-    if (d == head_dim) return;
-    for (int i = 0; i < kRows; ++i) x[i] = multiply_part(x[i], q + d, k + i * stride + d);
-  }
-}
-
-// Lane i of the result is the sum of the lanes of x[i]; x is used up.
-LONGGEN_SIMD Vf sum_each(Vf* x) {
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) {
-      Vf low, high;
-      interleave(x[i], x[i + half], &low, &high);
-      x[i] = low + high;
-    }
-  }
-  return x[0];
-}
-
-template <typename T>
-LONGGEN_SIMD void fetch_ahead(const AttentionStream<T>& x, int64_t n, int64_t head_dim) {
-  if (x.ahead == nullptr) return;
-  const T* row = x.ahead + n * x.ahead_stride;
-  for (int64_t d = 0; d < head_dim; d += 64 / static_cast<int64_t>(sizeof(T))) {
-    __builtin_prefetch(row + d);
-  }
-}
-
-template <typename T>
-void stream_scores(float* s, int64_t s_row, const T* q, int64_t rows, const AttentionStream<T>& k,
-                   int64_t head_dim) {
-  int64_t n = 0;
-  for (; n + kLanes <= k.keys; n += kLanes) {
-    for (int i = 0; i < kLanes; ++i) fetch_ahead(k, n + i, head_dim);
-    for (int64_t r = 0; r < rows; ++r) {
-      Vf x[kLanes];
-      dot_rows<kLanes>(x, q + r * head_dim, k.data + n * k.stride, k.stride, head_dim);
-      store(s + r * s_row + n, sum_each(x));
-    }
-  }
-  for (; n < k.keys; ++n) {
-    for (int64_t r = 0; r < rows; ++r) {
-      Vf x[1];
-      dot_rows<1>(x, q + r * head_dim, k.data + n * k.stride, k.stride, head_dim);
-      s[r * s_row + n] = reduce_sum(x[0]);
-    }
-  }
-}
-
-template <int kRows, int kVectors, typename T>
-LONGGEN_SIMD void stream_values_block(float* out, int64_t out_row, const float* p, int64_t p_row,
-                                      const T* v, int64_t stride, int64_t keys) {
-  Vf sum[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r) {
-    for (int j = 0; j < kVectors; ++j) sum[r][j] = load(out + r * out_row + j * kLanes);
-  }
-  for (int64_t n = 0; n < keys; ++n, v += stride) {
-    Vf value[kVectors];
-    for (int j = 0; j < kVectors; ++j) value[j] = load(v + j * kLanes);
-    for (int r = 0; r < kRows; ++r) {
-      const Vf weight = broadcast(p[r * p_row + n]);
-      for (int j = 0; j < kVectors; ++j) sum[r][j] += weight * value[j];
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int j = 0; j < kVectors; ++j) store(out + r * out_row + j * kLanes, sum[r][j]);
-  }
-}
-
-// rows <= 4, keys <= 16 at a time so that what is fetched ahead comes in small portions.
-template <int kRows, typename T>
-void stream_values_rows(float* out, const float* p, int64_t p_row, const T* v, int64_t stride,
-                        int64_t keys, int64_t head_dim) {
-  for_vectors(head_dim, [&](auto vectors, int64_t d) {
-    stream_values_block<kRows, vectors.value>(out + d, head_dim, p, p_row, v + d, stride, keys);
-  });
-}
-
-template <typename T>
-void stream_values(float* out, const float* p, int64_t p_row, int64_t rows,
-                   const AttentionStream<T>& v, int64_t head_dim) {
-  using Rows = void(float*, const float*, int64_t, const T*, int64_t, int64_t, int64_t);
-  constexpr Rows* kByRows[] = {stream_values_rows<1, T>, stream_values_rows<2, T>,
-                               stream_values_rows<3, T>, stream_values_rows<4, T>};
-  for (int64_t n = 0; n < v.keys; n += 16) {
-    const int64_t keys = v.keys - n < 16 ? v.keys - n : 16;
-    for (int64_t i = 0; i < keys; ++i) fetch_ahead(v, n + i, head_dim);
-    for (int64_t r = 0; r < rows; r += 4) {
-      const int64_t count = rows - r < 4 ? rows - r : 4;
-      kByRows[count - 1](out + r * head_dim, p + r * p_row + n, p_row, v.data + n * v.stride,
-                         v.stride, keys, head_dim);
-    }
-  }
 }
 
 constexpr AttentionKernels attention_kernels() {
