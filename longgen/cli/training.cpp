@@ -1,5 +1,9 @@
 #include "longgen/cli/training.h"
 
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
 #include "longgen/base/error.h"
 #include "longgen/base/log.h"
 #include "longgen/train/interrupt.h"
@@ -28,9 +32,20 @@ int run_training_command(const train::Recipe& recipe, const CommonOptions& commo
   const train::InterruptGuard interrupt;
   const train::SessionOptions options{.quiet = common.verbosity < 0,
                                       .stop_requested = [&] { return interrupt.requested(); }};
-  if (!train::run_recipe(recipe, *backend, options)) {
-    warn("stopped; a checkpoint is in {}/state. Run the same command again to go on.",
-         recipe.output);
+  const train::RunSummary summary = train::run_recipe(recipe, *backend, options);
+  if (common.json) {
+    const nlohmann::json value = {{"output", recipe.output},
+                                  {"complete", summary.complete},
+                                  {"step", summary.step},
+                                  {"steps", summary.steps},
+                                  {"tokens", summary.tokens}};
+    fmt::print("{}\n", value.dump());
+  }
+  if (!summary.complete) {
+    warn(
+        "stopped after step {} of {}; a checkpoint is in {}/state. Run the same command again to "
+        "go on.",
+        summary.step, summary.steps, recipe.output);
     return kExitInterrupted;
   }
   info("the trained model is in {}", recipe.output);

@@ -60,15 +60,15 @@ class RunLoop {
   bool run() {
     if (state_.step == 0) evaluate();
     while (state_.step < options_.steps) {
-      train_one_step();
-      const bool last = state_.step == options_.steps;
-      const bool stopped = !last && options_.stop_requested && options_.stop_requested();
-      if (last || (options_.eval_every > 0 && state_.step % options_.eval_every == 0)) evaluate();
-      if (last || stopped || save_is_due()) save();
-      if (stopped) {
+      if (options_.stop_requested && options_.stop_requested()) {
+        if (saved_step_ != state_.step) save();
         progress_.interrupt_line();
         return false;
       }
+      train_one_step();
+      const bool last = state_.step == options_.steps;
+      if (last || (options_.eval_every > 0 && state_.step % options_.eval_every == 0)) evaluate();
+      if (last || save_is_due()) save();
     }
     progress_.finish(note_);
     return true;
@@ -109,6 +109,7 @@ class RunLoop {
     metrics_.sync();
     store_.save(state_, trainer_.optimizer());
     last_save_ = monotonic_seconds();
+    saved_step_ = state_.step;
   }
 
   Trainer& trainer_;
@@ -120,6 +121,7 @@ class RunLoop {
   MetricsLog metrics_;
   Progress progress_;
   int64_t first_step_;
+  int64_t saved_step_ = -1;
   double last_save_;
   std::string note_;
 };

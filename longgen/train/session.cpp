@@ -253,7 +253,7 @@ void check_memory(const model::ModelConfig& config, Backend& backend, DType acti
        activation == DType::kF32 ? "" : ", or take a smaller model");
 }
 
-bool run_recipe(const Recipe& recipe, Backend& backend, const SessionOptions& options) {
+RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptions& options) {
   validate_recipe(recipe);
   const StartingModel start = open_starting_model(recipe);
   const DType activation = parse_dtype(recipe.train.dtype);
@@ -292,12 +292,10 @@ bool run_recipe(const Recipe& recipe, Backend& backend, const SessionOptions& op
   }
   write_file_atomically(fs::path(recipe.output) / "recipe.toml", state.recipe);
   info("{} on {}", size_line(start, trainer_settings, plan.steps), backend.description());
-  if (!run_training(trainer, *data.packer, data.eval_packer.get(), state,
-                    run_options(recipe, plan.steps, options))) {
-    return false;
-  }
-  export_model(recipe, start, trainer);
-  return true;
+  const bool complete = run_training(trainer, *data.packer, data.eval_packer.get(), state,
+                                     run_options(recipe, plan.steps, options));
+  if (complete) export_model(recipe, start, trainer);
+  return {.complete = complete, .step = state.step, .steps = plan.steps, .tokens = state.tokens};
 }
 
 }  // namespace longgen::train

@@ -21,10 +21,15 @@ struct SessionOptions {
   std::function<void(const StepRecord&)> after_step;  // may be empty: for tests
 };
 
-// False: stopped between steps; the same recipe goes on from there. Throws UsageError when the
-// recipe or the model it asks for is wrong, or is not the one that the output folder already holds;
-// Error when memory, disk, model or data do not allow it.
-bool run_recipe(const Recipe& recipe, Backend& backend, const SessionOptions& options);
+struct RunSummary {
+  bool complete = false;        // false: stopped between steps; the same recipe goes on from there
+  int64_t step = 0, steps = 0;  // done, and to do in all
+  int64_t tokens = 0;           // trained on, in all
+};
+
+// Throws UsageError when the recipe or the model it asks for is wrong, or is not the one that the
+// output folder already holds; Error when memory, disk, model or data do not allow it.
+RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptions& options);
 
 // The model that a recipe trains, before its weights.
 struct StartingModel {

@@ -159,17 +159,23 @@ TEST_F(TrainingTest, KilledAtRandomMomentsItEndsBitEqual) {
   for (const auto& line : metrics("whole")) seconds += line["seconds"].get<double>();
   Rng rng(static_cast<uint64_t>(getpid()), 0);
   int kills = 0;
+  bool resumed = false;
   for (;; ++kills) {
     ASSERT_LT(kills, 200);
     Program program = start(train("killed"));
-    // The first steps come after set-up; a few tries may end before any.
-    usleep(static_cast<useconds_t>(1e6 * (0.05 + seconds * rng.uniform())));
-    if (kills < 12) program.signal(SIGKILL);
+    // The first kill comes after a checkpoint, so that something is resumed; the others anywhere.
+    if (kills == 0) wait_for_step("killed", 5);
+    if (kills < 12) {
+      usleep(static_cast<useconds_t>(1e6 * (kills == 0 ? 0 : 0.05 + seconds * rng.uniform())));
+      program.signal(SIGKILL);
+    }
     const int code = program.wait();
+    resumed = resumed || program.errors().find("resuming after step") != std::string::npos;
     if (code == 0) break;
     ASSERT_EQ(code, -SIGKILL) << program.errors();
   }
   EXPECT_GT(kills, 0);
+  EXPECT_TRUE(resumed);
   EXPECT_EQ(results("killed"), whole);
   EXPECT_EQ(read_text_file(folder_ / "killed/model.safetensors"),
             read_text_file(folder_ / "whole/model.safetensors"));
@@ -268,7 +274,7 @@ TEST_F(TrainingTest, BadInputIsExplained) {
   write("empty/a.txt", "");
   refused(train("x", {"--data.paths", path("empty")}), 1, HasSubstr("no text"));
   refused(train("x", {"--data.eval", path("empty")}), 1, HasSubstr("no text"));
-  refused(train("x", {"--train.length", "512M", "--train.recompute", "false"}), 1,
+  refused(train("x", {"--train.length", "8M", "--train.recompute", "false"}), 1,
           AllOf(HasSubstr("needs"), HasSubstr("available"), HasSubstr("GB")));
   refused({"extend", path("none"), "--data", path("text"), "--length", "256", "-o", path("x")}, 1,
           HasSubstr(path("none")));
