@@ -39,7 +39,8 @@ class EvalCommand : public Command {
     return "Measure retrieval and perplexity over long contexts";
   }
   std::string example() const override {
-    return "longgen eval MODEL --tasks passkey,needle,perplexity --lengths 1K,4K,16K --samples 20 \\\n"
+    return "longgen eval MODEL --tasks passkey,needle,perplexity --lengths 1K,4K,16K --samples 20 "
+           "\\\n"
            "      --haystack books/ --text books/ -o results/";
   }
 
@@ -49,8 +50,9 @@ class EvalCommand : public Command {
     app.add_option("--tasks", tasks_, "passkey, needle, perplexity: one or several, with commas")
         ->delimiter(',')
         ->required();
-    app.add_option("--lengths", length_texts_,
-                   "Prompt and answer together, in tokens (1K and doubled up to the model's length)")
+    app.add_option(
+           "--lengths", length_texts_,
+           "Prompt and answer together, in tokens (1K and doubled up to the model's length)")
         ->delimiter(',')
         ->type_name("LENGTH,...");
     app.add_option("--samples", samples_, "Samples a length; documents for perplexity")
@@ -58,17 +60,20 @@ class EvalCommand : public Command {
     app.add_option("--depths", depths_, "Depths, even over 0 to 100 %; 0: every sample its own")
         ->capture_default_str();
     app.add_flag("--random-depths", random_depths_, "Draw depths at random instead");
-    app.add_option("--passkey-form", passkey_form_, "landmark, or statement (in the haystack given)")
+    app.add_option("--passkey-form", passkey_form_,
+                   "landmark, or statement (in the haystack given)")
         ->capture_default_str();
     app.add_option("--needle-form", needle_form_, "number or sentence")->capture_default_str();
-    app.add_option("--haystack", haystacks_,
-                   "Text to hide needles in: files or folders of .txt, .md, .jsonl (built-in filler)")
+    app.add_option(
+           "--haystack", haystacks_,
+           "Text to hide needles in: files or folders of .txt, .md, .jsonl (built-in filler)")
         ->allow_extra_args(false);
     app.add_option("--text", texts_, "Long documents for perplexity: files or folders")
         ->allow_extra_args(false);
     app.add_flag("--bos,!--no-bos", bos_, "BOS before every text (as the tokenizer does it)");
     add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (1K)");
-    app.add_option("--batch", batch_, "Samples that run at once; 0: as many as hold 64K tokens, up to 8")
+    app.add_option("--batch", batch_,
+                   "Samples that run at once; 0: as many as hold 64K tokens, up to 8")
         ->capture_default_str();
     app.add_option("-o,--output", output_, "Folder for results.json and samples.jsonl");
   }
@@ -78,7 +83,8 @@ class EvalCommand : public Command {
     ModelLoader loader(model_, *common_);
     resolve_lengths(loader.config().max_position_embeddings);
     use_bos_ = bos_.value_or(loader.tokenizer().adds_bos());
-    if (use_bos_ && loader.tokenizer().bos_id() < 0) fail_usage("--bos: the tokenizer has no BOS token");
+    if (use_bos_ && loader.tokenizer().bos_id() < 0)
+      fail_usage("--bos: the tokenizer has no BOS token");
     const infer::EngineOptions options = engine_options();
     loader.check_engine(options);
     prepare_tasks(loader.tokenizer());
@@ -140,8 +146,9 @@ class EvalCommand : public Command {
     options.max_tokens = lengths_.back();
     options.chunk = std::min(chunk_, options.max_tokens);
     options.score_rows = std::min(options.score_rows, options.chunk);
-    options.max_batch = batch_ > 0 ? batch_ : std::clamp<int64_t>(kTokensAtOnce / options.max_tokens, 1,
-                                                                  kMostAtOnce);
+    options.max_batch =
+        batch_ > 0 ? batch_
+                   : std::clamp<int64_t>(kTokensAtOnce / options.max_tokens, 1, kMostAtOnce);
     options.max_batch = std::min(options.max_batch, samples_);
     return options;
   }
@@ -153,10 +160,17 @@ class EvalCommand : public Command {
     if (!haystacks_.empty()) {
       given = std::make_shared<const eval::Haystack>(eval::Haystack::files(haystacks_));
     }
-    const auto add = [&](const std::string& task, const eval::NeedleTemplate& form, const auto& hay) {
-      needle_tasks_.push_back({.name = task, .form = form, .haystack = hay, .lengths = lengths_,
-                               .samples = samples_, .depths = depths_, .random_depths = random_depths_,
-                               .seed = common_->seed, .bos = use_bos_});
+    const auto add = [&](const std::string& task, const eval::NeedleTemplate& form,
+                         const auto& hay) {
+      needle_tasks_.push_back({.name = task,
+                               .form = form,
+                               .haystack = hay,
+                               .lengths = lengths_,
+                               .samples = samples_,
+                               .depths = depths_,
+                               .random_depths = random_depths_,
+                               .seed = common_->seed,
+                               .bos = use_bos_});
       eval::make_sample(needle_tasks_.back(), tokenizer, {}, lengths_[0], 0);  // is it long enough?
     };
     for (const std::string& task : tasks_) {

@@ -25,8 +25,8 @@ class Haystack {
   bool is_filler() const { return filler_; }
   int64_t bytes() const { return static_cast<int64_t>(text_.size()); }
 
-  // A place where a piece of about `bytes` may begin: behind a space, and early enough for the piece
-  // not to meet the end of the text where that is possible.
+  // A place where a piece of about `bytes` may begin: behind a space, and early enough for the
+  // piece not to meet the end of the text where that is possible.
   int64_t random_start(Rng& rng, int64_t bytes) const;
   // At most `bytes` bytes from `start`, in whole UTF-8 characters.
   std::string piece(int64_t start, int64_t bytes) const;

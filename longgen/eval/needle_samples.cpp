@@ -56,8 +56,9 @@ class Fitter {
   void fit(int64_t budget, Rng& rng) {
     const int64_t bare = measure(0);
     if (bare > budget) {
-      fail_usage("--lengths: {} tokens are too few for task {}: its question and answer alone take {}",
-                 format_length(sample_.length), task_.name, bare + sample_.max_new_tokens);
+      fail_usage(
+          "--lengths: {} tokens are too few for task {}: its question and answer alone take {}",
+          format_length(sample_.length), task_.name, bare + sample_.max_new_tokens);
     }
     bytes_per_token_ = estimate_bytes_per_token();
     int64_t bytes = to_bytes(budget - bare);
@@ -141,7 +142,8 @@ void NeedleTask::validate() const {
 NeedlePrompt assemble(const NeedleTemplate& form, std::string_view key, const Haystack& haystack,
                       int64_t start, int64_t filler_bytes, double depth) {
   const std::string filler = haystack.piece(start, filler_bytes);
-  const auto at = static_cast<size_t>(std::clamp(depth, 0.0, 1.0) * static_cast<double>(filler.size()));
+  const auto at =
+      static_cast<size_t>(std::clamp(depth, 0.0, 1.0) * static_cast<double>(filler.size()));
   const size_t cut = place(form.place, filler, character_start(filler, at));
   NeedlePrompt prompt;
   prompt.text = form.prefix + filler.substr(0, cut);
@@ -156,7 +158,8 @@ NeedlePrompt assemble(const NeedleTemplate& form, std::string_view key, const Ha
 }
 
 NeedleSample make_sample(const NeedleTask& task, const tokenizer::Tokenizer& tokenizer,
-                         std::span<const AttentionPattern> patterns, int64_t length, int64_t index) {
+                         std::span<const AttentionPattern> patterns, int64_t length,
+                         int64_t index) {
   NeedleSample sample{.length = length, .index = index};
   // Lengths stay below 2^31, so streams of different samples differ.
   Rng rng(task.seed, static_cast<uint64_t>(length) << 32 | static_cast<uint64_t>(index));

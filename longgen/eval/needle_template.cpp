@@ -51,9 +51,12 @@ std::string fill_in(std::string_view text, std::string_view key) {
 
 std::string NeedleTemplate::make_key(Rng& rng) const {
   switch (key) {
-    case NeedleKey::kUpTo50000: return std::to_string(rng.below(50000) + 1);
-    case NeedleKey::kFiveDigits: return fmt::format("{:05}", rng.below(100000));
-    case NeedleKey::kNone: break;
+    case NeedleKey::kUpTo50000:
+      return std::to_string(rng.below(50000) + 1);
+    case NeedleKey::kFiveDigits:
+      return fmt::format("{:05}", rng.below(100000));
+    case NeedleKey::kNone:
+      break;
   }
   return "";
 }
@@ -63,9 +66,11 @@ double NeedleTemplate::rate(std::string_view output, std::string_view the_key) c
     const size_t begin = output.find_first_of(kDigits);
     if (begin == std::string_view::npos) return 0;
     const size_t end = output.find_first_not_of(kDigits, begin);
-    return output.substr(begin, end == std::string_view::npos ? end : end - begin) == the_key ? 1 : 0;
+    return output.substr(begin, end == std::string_view::npos ? end : end - begin) == the_key ? 1
+                                                                                              : 0;
   }
-  const std::set<std::string> expected = words_of(fill_in(answer, the_key)), found = words_of(output);
+  const std::set<std::string> expected = words_of(fill_in(answer, the_key)),
+                              found = words_of(output);
   if (expected.empty()) return 0;
   int64_t hits = 0;
   for (const std::string& word : expected) hits += found.contains(word) ? 1 : 0;
@@ -106,10 +111,12 @@ const std::vector<NeedleTemplate>& needle_templates() {
        .max_new_tokens = 16},
       {.name = "sentence",
        .prefix = "This is a very long story book: <book> ",
-       .needle = "\nThe best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on "
-                 "a sunny day.\n",
-       .question = " </book>.\n Based on the content of the book, Question: What is the best thing to "
-                   "do in San Francisco?\nAnswer:",
+       .needle =
+           "\nThe best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on "
+           "a sunny day.\n",
+       .question =
+           " </book>.\n Based on the content of the book, Question: What is the best thing to "
+           "do in San Francisco?\nAnswer:",
        .answer = " eat a sandwich and sit in Dolores Park on a sunny day.",
        .key = NeedleKey::kNone,
        .score = NeedleScore::kWords,

@@ -1,4 +1,5 @@
-// The words of a retrieval task, as data: what is hidden in a haystack, what is asked, what is right.
+// The words of a retrieval task, as data: what is hidden in a haystack, what is asked, what is
+// right.
 #pragma once
 
 #include <cstdint>
@@ -23,17 +24,18 @@ enum class NeedleScore : uint8_t {
 
 // Where the needle goes once its depth has given a place in the haystack.
 enum class NeedlePlace : uint8_t {
-  kExact,        // there, in the middle of a word if need be
-  kSentenceEnd,  // behind the nearest full stop before it
-  kNextSentence, // behind the next full stop within 200 bytes, else before the next space within 40
+  kExact,         // there, in the middle of a word if need be
+  kSentenceEnd,   // behind the nearest full stop before it
+  kNextSentence,  // behind the next full stop within 200 bytes, else before the next space within
+                  // 40
 };
 
-// The prompt is prefix + haystack (with the needle in it) + question; "{key}" in needle, question and
-// answer stands for the key.
+// The prompt is prefix + haystack (with the needle in it) + question; "{key}" in needle, question
+// and answer stands for the key.
 struct NeedleTemplate {
   std::string name;
   std::string prefix, needle, question;
-  std::string answer;               // what a perfect model goes on with
+  std::string answer;  // what a perfect model goes on with
   NeedleKey key = NeedleKey::kFiveDigits;
   NeedleScore score = NeedleScore::kDigits;
   NeedlePlace place = NeedlePlace::kSentenceEnd;
@@ -51,7 +53,8 @@ struct NeedleTemplate {
 std::string fill_in(std::string_view text, std::string_view key);
 
 // The built-in forms of passkey: "landmark" (epfml/landmark-attention llama/run_test.py),
-// "statement" (the same sentences in running text, always five digits, nothing around the haystack).
+// "statement" (the same sentences in running text, always five digits, nothing around the
+// haystack).
 const std::vector<NeedleTemplate>& passkey_templates();
 // Those of needle-in-a-haystack for base models: "sentence" (FranxYao/Long-Context-Data-Engineering
 // eval/needle), "number" (the same frame around a pass key).

@@ -26,8 +26,12 @@ class LengthRun {
  public:
   LengthRun(infer::Engine& engine, const tokenizer::Tokenizer& tokenizer, const NeedleTask& task,
             const EvalCallbacks& callbacks)
-      : engine_(engine), tokenizer_(tokenizer), task_(task), callbacks_(callbacks),
-        total_(task.samples * std::accumulate(task.lengths.begin(), task.lengths.end(), int64_t{0})) {}
+      : engine_(engine),
+        tokenizer_(tokenizer),
+        task_(task),
+        callbacks_(callbacks),
+        total_(task.samples *
+               std::accumulate(task.lengths.begin(), task.lengths.end(), int64_t{0})) {}
 
   // False when cancelled.
   bool run(int64_t length, NeedleReport& report) {

@@ -1,9 +1,9 @@
 // Pass key and needle-in-a-haystack: what a model finds in long prompts, by length and depth.
 //
-// A sample of length L is a prompt of at most L tokens less the tokens that are generated. Its needle
-// stands `depth` of the way through the haystack. A needle is outside the sparse layers when no sparse
-// layer, in any head, lets the query that predicts the first answer token see a block that holds a
-// part of it: only the full layers' caches still have it.
+// A sample of length L is a prompt of at most L tokens less the tokens that are generated. Its
+// needle stands `depth` of the way through the haystack. A needle is outside the sparse layers when
+// no sparse layer, in any head, lets the query that predicts the first answer token see a block
+// that holds a part of it: only the full layers' caches still have it.
 #pragma once
 
 #include <cstdint>
@@ -54,8 +54,8 @@ struct NeedleSample {
   int64_t length = 0, index = 0;
   double depth = 0;
   std::string key;
-  std::string prompt;                                     // empty in reports
-  std::vector<int32_t> ids;                               // of the prompt; empty in reports
+  std::string prompt;                                           // empty in reports
+  std::vector<int32_t> ids;                                     // of the prompt; empty in reports
   int64_t prompt_tokens = 0, needle_begin = 0, needle_end = 0;  // in tokens
   int64_t max_new_tokens = 0;
   bool outside = false;

@@ -16,7 +16,8 @@ void add_document(PerplexityReport& report, std::span<const float> log_probabili
   double all = 0;
   for (PositionBin& bin : report.bins) {
     double nll = 0;
-    for (int64_t t = bin.begin; t < bin.end; ++t) nll -= log_probabilities[static_cast<size_t>(t - 1)];
+    for (int64_t t = bin.begin; t < bin.end; ++t)
+      nll -= log_probabilities[static_cast<size_t>(t - 1)];
     bin.documents.add(nll / static_cast<double>(bin.end - bin.begin));
     all += nll;
   }
@@ -55,14 +56,16 @@ std::vector<LongDocument> long_documents(const std::vector<std::filesystem::path
       if (static_cast<int64_t>(documents.size()) >= most) return documents;
     }
   }
-  require(!documents.empty(),
-          "no document of --text has {} tokens (the longest has {}); give longer documents or shorter "
-          "--lengths",
-          length, longest);
+  require(
+      !documents.empty(),
+      "no document of --text has {} tokens (the longest has {}); give longer documents or shorter "
+      "--lengths",
+      length, longest);
   return documents;
 }
 
-PerplexityReport perplexity_by_position(infer::Engine& engine, std::span<const LongDocument> documents,
+PerplexityReport perplexity_by_position(infer::Engine& engine,
+                                        std::span<const LongDocument> documents,
                                         const EvalCallbacks& callbacks) {
   require(!documents.empty() && documents[0].ids.size() >= 2,
           "perplexity by position needs documents of at least 2 tokens");
@@ -74,8 +77,8 @@ PerplexityReport perplexity_by_position(infer::Engine& engine, std::span<const L
   const std::string what = "perplexity " + format_length(report.length);
   for (const LongDocument& document : documents) {
     require(static_cast<int64_t>(document.ids.size()) == report.length,
-            "perplexity by position: {} has {} tokens, others {}", document.name, document.ids.size(),
-            report.length);
+            "perplexity by position: {} has {} tokens, others {}", document.name,
+            document.ids.size(), report.length);
     infer::EngineCallbacks engine_callbacks{.cancelled = callbacks.cancelled};
     engine_callbacks.on_prefill = [&](int64_t tokens, int64_t) {
       if (callbacks.on_progress) callbacks.on_progress(done + tokens, total, what);
@@ -101,7 +104,8 @@ ShortTextLoss short_text_loss(infer::Engine& engine, const tokenizer::Tokenizer&
   const std::vector<int32_t> ids = tokenizer.encode(text);
   const int64_t body = options.window - (bos ? 1 : 0);  // tokens of text a window
   const int64_t available = (static_cast<int64_t>(ids.size()) + body - 1) / body;
-  const int64_t count = options.max_windows > 0 ? std::min(options.max_windows, available) : available;
+  const int64_t count =
+      options.max_windows > 0 ? std::min(options.max_windows, available) : available;
   ShortTextLoss loss;
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) {

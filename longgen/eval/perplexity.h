@@ -29,8 +29,8 @@ struct LongDocument {
   std::vector<int32_t> ids;  // exactly the length asked for
 };
 
-// The first `length` tokens (BOS among them if `bos`) of the first `most` documents that have as many.
-// Throws Error saying how long the longest was when there is none.
+// The first `length` tokens (BOS among them if `bos`) of the first `most` documents that have as
+// many. Throws Error saying how long the longest was when there is none.
 std::vector<LongDocument> long_documents(const std::vector<std::filesystem::path>& paths,
                                          const tokenizer::Tokenizer& tokenizer, int64_t length,
                                          int64_t most, bool bos);
@@ -45,7 +45,8 @@ struct PerplexityReport {
 };
 
 // All documents have the same length.
-PerplexityReport perplexity_by_position(infer::Engine& engine, std::span<const LongDocument> documents,
+PerplexityReport perplexity_by_position(infer::Engine& engine,
+                                        std::span<const LongDocument> documents,
                                         const EvalCallbacks& callbacks = {});
 
 struct ShortTextLoss {

@@ -27,9 +27,9 @@ Json tally_json(const Tally& tally) {
 }
 
 Json stats_json(const infer::EngineStats& stats) {
-  return {{"prefill_tokens", stats.prefill_tokens},   {"prefill_seconds", stats.prefill_seconds},
-          {"decode_tokens", stats.decode_tokens},     {"decode_seconds", stats.decode_seconds},
-          {"kv_bytes_peak", stats.kv_bytes_peak},     {"kv_bytes_all_full", stats.kv_bytes_all_full}};
+  return {{"prefill_tokens", stats.prefill_tokens}, {"prefill_seconds", stats.prefill_seconds},
+          {"decode_tokens", stats.decode_tokens},   {"decode_seconds", stats.decode_seconds},
+          {"kv_bytes_peak", stats.kv_bytes_peak},   {"kv_bytes_all_full", stats.kv_bytes_all_full}};
 }
 
 // A grid of depths is shown up to this many columns; more only tell noise.
@@ -50,8 +50,8 @@ bool shows_depths(const NeedleReport& report) {
 std::string to_table(const NeedleReport& report) {
   std::string out = fmt::format("{} ({}) in {}: percent found{}\n", report.task, report.form,
                                 report.haystack, report.complete ? "" : "; stopped early");
-  out += fmt::format("{:>8} {:>8} {:>8} {:>14} {:>14}", "length", "samples", "found", "inside window",
-                     "outside it");
+  out += fmt::format("{:>8} {:>8} {:>8} {:>14} {:>14}", "length", "samples", "found",
+                     "inside window", "outside it");
   const bool depths = shows_depths(report);
   if (depths) {
     out += "   by depth";
@@ -61,11 +61,13 @@ std::string to_table(const NeedleReport& report) {
   }
   out += '\n';
   for (const LengthScore& length : report.lengths) {
-    out += fmt::format("{:>8} {:>8} {:>8} {:>14} {:>14}", format_length(length.length), length.all.count,
-                       percent(length.all), percent_of(length.inside), percent_of(length.outside));
+    out += fmt::format("{:>8} {:>8} {:>8} {:>14} {:>14}", format_length(length.length),
+                       length.all.count, percent(length.all), percent_of(length.inside),
+                       percent_of(length.outside));
     if (depths) {
       out += "           ";
-      for (const DepthScore& depth : length.depths) out += fmt::format(" {:>6}", percent(depth.tally));
+      for (const DepthScore& depth : length.depths)
+        out += fmt::format(" {:>6}", percent(depth.tally));
     }
     out += '\n';
   }
@@ -73,9 +75,9 @@ std::string to_table(const NeedleReport& report) {
 }
 
 std::string to_table(const PerplexityReport& report) {
-  std::string out = fmt::format("perplexity by position, {} documents of {} tokens{}\n",
-                                report.all.count, format_length(report.length),
-                                report.complete ? "" : "; stopped early");
+  std::string out =
+      fmt::format("perplexity by position, {} documents of {} tokens{}\n", report.all.count,
+                  format_length(report.length), report.complete ? "" : "; stopped early");
   out += fmt::format("{:>20} {:>10} {:>10} {:>12}\n", "positions", "NLL", "stderr", "perplexity");
   const auto row = [&](const std::string& name, const Tally& tally) {
     if (tally.count == 0) return;
@@ -113,7 +115,8 @@ nlohmann::ordered_json to_json(const NeedleReport& report) {
 }
 
 nlohmann::ordered_json to_json(const PerplexityReport& report) {
-  Json json{{"length", report.length}, {"complete", report.complete}, {"documents", report.documents}};
+  Json json{
+      {"length", report.length}, {"complete", report.complete}, {"documents", report.documents}};
   const auto put = [](Json& entry, const Tally& tally) {
     entry["documents"] = tally.count;
     entry["nll"] = tally.count > 0 ? Json(tally.mean()) : Json();

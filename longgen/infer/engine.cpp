@@ -62,10 +62,14 @@ class SequenceHandle {
 
 std::string_view finish_reason_name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kEndOfText: return "end_of_text";
-    case FinishReason::kStopString: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kCancelled: break;
+    case FinishReason::kEndOfText:
+      return "end_of_text";
+    case FinishReason::kStopString:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      break;
   }
   return "cancelled";
 }
@@ -83,8 +87,11 @@ void EngineStats::add(const EngineStats& other) {
 // A request that has its place in the batch.
 struct Engine::Running {
   Running(const Request& r, size_t i, KvCache& cache, const tokenizer::Tokenizer& tokenizer)
-      : request(r), index(i), sampler(r.sampling, i),
-        decoder(tokenizer, {.skip_special = true, .continuation = true}), stops(r.stop),
+      : request(r),
+        index(i),
+        sampler(r.sampling, i),
+        decoder(tokenizer, {.skip_special = true, .continuation = true}),
+        stops(r.stop),
         sequence(cache) {}
 
   const Request& request;
@@ -106,8 +113,9 @@ Engine::Engine(const model::ModelConfig& config, const model::ParameterSet& weig
   const int64_t limit = position_limit(config, options);
   cache_ = std::make_unique<KvCache>(config, weights.dtype(), options.max_batch, limit,
                                      backend.memory());
-  pass_ = std::make_unique<model::IncrementalPass>(config, weights, backend, most_rows(options),
-                                                   most_logit_rows(options), limit, backend.memory());
+  pass_ =
+      std::make_unique<model::IncrementalPass>(config, weights, backend, most_rows(options),
+                                               most_logit_rows(options), limit, backend.memory());
 }
 
 Engine::~Engine() = default;
@@ -137,13 +145,14 @@ Tensor Engine::prefill(int64_t sequence, std::span<const int32_t> prompt,
   for (int64_t begin = 0; begin < total; begin += options_.chunk) {
     if (cancelled && cancelled()) return {};
     const int64_t count = std::min(options_.chunk, total - begin);
-    const model::SequenceChunk chunk{sequence, begin,
-                                     prompt.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))};
+    const model::SequenceChunk chunk{
+        sequence, begin, prompt.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))};
     cache_->extend(sequence, count);
     const bool last = begin + count == total;
     const int64_t last_row = count - 1;
-    logits = pass_->forward({&chunk, 1}, *cache_,
-                            last ? std::span<const int64_t>(&last_row, 1) : std::span<const int64_t>());
+    logits =
+        pass_->forward({&chunk, 1}, *cache_,
+                       last ? std::span<const int64_t>(&last_row, 1) : std::span<const int64_t>());
     cache_->release_before(sequence, cache_->length(sequence));
     if (on_done) on_done(begin + count);
   }
@@ -215,21 +224,22 @@ void Engine::check(std::span<const Request> requests) const {
     require(prompt >= 1, "prompt {} is empty; give at least one token", i + 1);
     require(new_tokens >= 1, "prompt {}: {} new tokens; ask for at least 1", i + 1, new_tokens);
     require(new_tokens <= limit && prompt <= limit - new_tokens,
-            "prompt {} has {} tokens and asks for {} more, but the context was set to {}", i + 1, prompt,
-            new_tokens, limit);
+            "prompt {} has {} tokens and asks for {} more, but the context was set to {}", i + 1,
+            prompt, new_tokens, limit);
   }
 }
 
 // Starts the next request: its prompt and its first token. False when cancelled.
 bool Engine::start_next(Batch& batch) {
   const Request& request = batch.requests[batch.next];
-  batch.running.push_back(
-      std::make_unique<Running>(request, batch.next, *cache_, batch.tokenizer));
+  batch.running.push_back(std::make_unique<Running>(request, batch.next, *cache_, batch.tokenizer));
   Running& r = *batch.running.back();
   const auto on_done = [&](int64_t done) {
-    if (batch.callbacks.on_prefill) batch.callbacks.on_prefill(batch.prefilled + done, batch.prompt_total);
+    if (batch.callbacks.on_prefill)
+      batch.callbacks.on_prefill(batch.prefilled + done, batch.prompt_total);
   };
-  const Tensor logits = prefill(r.sequence.id(), request.prompt, on_done, batch.callbacks.cancelled);
+  const Tensor logits =
+      prefill(r.sequence.id(), request.prompt, on_done, batch.callbacks.cancelled);
   if (!logits.defined()) return false;
   batch.prefilled += static_cast<int64_t>(request.prompt.size());
   ++batch.next;
@@ -245,7 +255,8 @@ void Engine::step(Batch& batch) {
   std::vector<int64_t> rows(batch.running.size());
   std::iota(rows.begin(), rows.end(), 0);
   for (const auto& r : batch.running) {
-    chunks.push_back({r->sequence.id(), cache_->length(r->sequence.id()), {&r->completion.ids.back(), 1}});
+    chunks.push_back(
+        {r->sequence.id(), cache_->length(r->sequence.id()), {&r->completion.ids.back(), 1}});
     cache_->extend(r->sequence.id(), 1);
   }
   const Tensor logits = pass_->forward(chunks, *cache_, rows);

@@ -16,10 +16,10 @@
 namespace longgen::infer {
 
 struct EngineOptions {
-  int64_t chunk = 1024;         // prompt tokens a pass
-  int64_t max_batch = 8;        // sequences that run at once
-  int64_t max_tokens = 0;       // positions a sequence may reach; 0: the config's maximum
-  int64_t score_rows = 256;     // rows whose logits exist at once while scoring
+  int64_t chunk = 1024;      // prompt tokens a pass
+  int64_t max_batch = 8;     // sequences that run at once
+  int64_t max_tokens = 0;    // positions a sequence may reach; 0: the config's maximum
+  int64_t score_rows = 256;  // rows whose logits exist at once while scoring
 };
 
 // kCancelled: generation was stopped from outside before or while the request ran.
@@ -27,23 +27,25 @@ enum class FinishReason : uint8_t { kEndOfText, kStopString, kLength, kCancelled
 std::string_view finish_reason_name(FinishReason reason);
 
 struct Request {
-  std::vector<int32_t> prompt;       // at least one id
+  std::vector<int32_t> prompt;  // at least one id
   int64_t max_new_tokens = 128;
   SamplingParams sampling;
   std::vector<std::string> stop;
-  bool ignore_end_of_text = false;   // generate max_new_tokens whatever comes
+  bool ignore_end_of_text = false;  // generate max_new_tokens whatever comes
 };
 
 struct Completion {
-  std::vector<int32_t> ids;          // generated, without the prompt
-  std::string text;                  // without special tokens and the stop string
+  std::vector<int32_t> ids;  // generated, without the prompt
+  std::string text;          // without special tokens and the stop string
   FinishReason reason = FinishReason::kCancelled;
 };
 
 struct EngineStats {
-  int64_t prefill_tokens = 0, decode_tokens = 0;   // decode: tokens produced by steps after the first
+  int64_t prefill_tokens = 0,
+          decode_tokens = 0;  // decode: tokens produced by steps after the first
   double prefill_seconds = 0, decode_seconds = 0;
-  int64_t kv_bytes_in_use = 0, kv_bytes_peak = 0, kv_bytes_all_full = 0;  // at the last step; the most
+  int64_t kv_bytes_in_use = 0, kv_bytes_peak = 0,
+          kv_bytes_all_full = 0;  // at the last step; the most
 
   // Sums tokens and seconds, keeps the greater bytes.
   void add(const EngineStats& other);
@@ -60,8 +62,8 @@ struct EngineCallbacks {
 
 // Bytes an engine will use: weights are not included.
 struct EnginePlan {
-  int64_t workspace = 0;             // activations, logits, tables
-  int64_t kv_peak = 0;               // live pages and one chunk, max_batch sequences at max_tokens
+  int64_t workspace = 0;  // activations, logits, tables
+  int64_t kv_peak = 0;    // live pages and one chunk, max_batch sequences at max_tokens
 };
 
 class Engine {

@@ -31,7 +31,8 @@ std::vector<KvGroup> kv_groups(const model::ModelConfig& config) {
       while (end < config.num_kv_heads && pattern.same_for_heads(head, end)) ++end;
       const AttentionPattern single = for_head(pattern, head);
       auto same = std::find_if(groups.begin(), groups.end(), [&](const KvGroup& group) {
-        return group.pattern == single && group.head_begin == head && group.head_count == end - head;
+        return group.pattern == single && group.head_begin == head &&
+               group.head_count == end - head;
       });
       if (same == groups.end()) same = groups.insert(same, {single, head, end - head, {}});
       same->layers.push_back(layer);
@@ -87,10 +88,12 @@ KvCache::KvCache(const model::ModelConfig& config, DType dtype, int64_t max_sequ
   require(max_sequences >= 1 && max_tokens >= 1, "a KV cache for {} sequences of {} tokens",
           max_sequences, max_tokens);
   const int64_t slots = checked_mul(max_sequences, ceil_div(max_tokens, block_size_));
-  require(slots <= INT32_MAX, "a KV cache of {} blocks; use fewer sequences or a shorter context", slots);
+  require(slots <= INT32_MAX, "a KV cache of {} blocks; use fewer sequences or a shorter context",
+          slots);
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (size_t i = 0; i < groups_[g].layers.size(); ++i) {
-      layer_groups_[static_cast<size_t>(groups_[g].layers[i])].push_back({g, static_cast<int64_t>(i)});
+      layer_groups_[static_cast<size_t>(groups_[g].layers[i])].push_back(
+          {g, static_cast<int64_t>(i)});
     }
     pools_.push_back(std::make_unique<Pool>(memory, slot_bytes(g), slots));
   }
@@ -160,7 +163,8 @@ void KvCache::give_slot(size_t group, Sequence& sequence, int64_t block) {
 void KvCache::extend(int64_t sequence, int64_t tokens) {
   Sequence& s = get(sequence);
   require(tokens >= 0 && tokens <= max_tokens_ - s.length,
-          "the context is full: {} tokens and {} more, of at most {}", s.length, tokens, max_tokens_);
+          "the context is full: {} tokens and {} more, of at most {}", s.length, tokens,
+          max_tokens_);
   const int64_t first = ceil_div(s.length, block_size_);
   s.length += tokens;
   for (size_t g = 0; g < groups_.size(); ++g) {

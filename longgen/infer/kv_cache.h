@@ -1,10 +1,10 @@
-// The keys and values of running sequences, in pages that are given back as soon as the pattern says
-// that no later query can see them.
+// The keys and values of running sequences, in pages that are given back as soon as the pattern
+// says that no later query can see them.
 //
-// Layers and KV heads with identical liveness form a KvGroup; a group has one block table a sequence.
-// A page holds one block of one layer of a group, for the group's heads: keys [heads, block, head_dim],
-// then values likewise. A slot is the pages of one block in all layers of its group: the unit that is
-// taken and given back.
+// Layers and KV heads with identical liveness form a KvGroup; a group has one block table a
+// sequence. A page holds one block of one layer of a group, for the group's heads: keys [heads,
+// block, head_dim], then values likewise. A slot is the pages of one block in all layers of its
+// group: the unit that is taken and given back.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@
 namespace longgen::infer {
 
 struct KvGroup {
-  AttentionPattern pattern;       // one offset
+  AttentionPattern pattern;  // one offset
   int64_t head_begin = 0, head_count = 0;
   std::vector<int64_t> layers;
 };
@@ -47,8 +47,8 @@ class KvCache : public model::KvStore {
   void remove_sequence(int64_t sequence);
 
   int64_t length(int64_t sequence) const;
-  // Makes pages for positions [length, length + tokens); they become the running chunk. Throws Error
-  // beyond max_tokens.
+  // Makes pages for positions [length, length + tokens); they become the running chunk. Throws
+  // Error beyond max_tokens.
   void extend(int64_t sequence, int64_t tokens);
   // Gives back the blocks that no query at or after position - keep_back sees. A later query before
   // that would be wrong, so extend() continues from length only.
@@ -78,7 +78,8 @@ class KvCache : public model::KvStore {
   DType dtype_;
   int64_t block_size_, head_dim_, kv_heads_, num_layers_, max_tokens_;
   std::vector<KvGroup> groups_;
-  std::vector<std::vector<std::pair<size_t, int64_t>>> layer_groups_;  // (group, layer's place in it)
+  std::vector<std::vector<std::pair<size_t, int64_t>>>
+      layer_groups_;  // (group, layer's place in it)
   std::vector<std::unique_ptr<Pool>> pools_;
   std::vector<std::unique_ptr<Sequence>> sequences_;  // null: free
   std::vector<Part> parts_;                           // of the last parts() call

@@ -24,7 +24,8 @@ int32_t arg_max(std::span<const float> logits) {
       best = static_cast<int32_t>(i);
     }
   }
-  require(best >= 0, "the model's logits hold no finite number; its weights are damaged or overflow");
+  require(best >= 0,
+          "the model's logits hold no finite number; its weights are damaged or overflow");
   return best;
 }
 

@@ -25,8 +25,8 @@ class Sampler {
   // `stream` tells sequences apart that share a seed.
   Sampler(const SamplingParams& params, uint64_t stream);
 
-  // The token of step `step` (its random number depends on seed, stream and step alone). Throws Error
-  // when no logit is finite. logits [vocab].
+  // The token of step `step` (its random number depends on seed, stream and step alone). Throws
+  // Error when no logit is finite. logits [vocab].
   int32_t sample(std::span<const float> logits, int64_t step);
 
  private:

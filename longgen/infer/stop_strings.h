@@ -11,8 +11,8 @@ class StopStrings {
  public:
   explicit StopStrings(std::vector<std::string> stops);
 
-  // Takes the next piece of text; returns what may be shown now. Text that could be the beginning of
-  // a stop string waits. After stopped() nothing more is shown.
+  // Takes the next piece of text; returns what may be shown now. Text that could be the beginning
+  // of a stop string waits. After stopped() nothing more is shown.
   std::string push(std::string_view piece);
   // What still waits, once no more text comes.
   std::string finish();

@@ -27,7 +27,8 @@ class ScratchFolder {
   std::filesystem::path write(const std::string& name, std::string_view text) const {
     const std::filesystem::path file = path_ / name;
     std::filesystem::create_directories(file.parent_path());
-    std::ofstream(file, std::ios::binary).write(text.data(), static_cast<std::streamsize>(text.size()));
+    std::ofstream(file, std::ios::binary)
+        .write(text.data(), static_cast<std::streamsize>(text.size()));
     return file;
   }
 
@@ -37,8 +38,9 @@ class ScratchFolder {
 
 // 30 kB of sentences of four to twelve words, without digits.
 inline std::string story_text() {
-  static constexpr std::string_view kWords[] = {"river", "old", "captain", "walked", "under", "bright",
-                                                "lamp", "and", "never", "asked", "the", "stranger"};
+  static constexpr std::string_view kWords[] = {"river", "old",    "captain", "walked",
+                                                "under", "bright", "lamp",    "and",
+                                                "never", "asked",  "the",     "stranger"};
   std::string text;
   Rng rng(1, 2);
   while (text.size() < 30000) {
@@ -63,13 +65,15 @@ class TinyModel {
     config_.tie_word_embeddings = true;
     config_.patterns = {AttentionPattern{.block_size = 16, .sink_blocks = 1, .local_blocks = 4},
                         AttentionPattern::full(16)};
-    weights_ = std::make_unique<model::ParameterSet>("weights", config_, DType::kF32, backend_->memory());
+    weights_ =
+        std::make_unique<model::ParameterSet>("weights", config_, DType::kF32, backend_->memory());
     model::initialize(config_, 3, *weights_);
   }
 
   const tokenizer::Tokenizer& tokenizer() const { return *tokenizer_; }
   infer::Engine engine(int64_t batch = 3) const {
-    return infer::Engine(config_, *weights_, *backend_, {.chunk = 64, .max_batch = batch, .score_rows = 64});
+    return infer::Engine(config_, *weights_, *backend_,
+                         {.chunk = 64, .max_batch = batch, .score_rows = 64});
   }
 
  private:

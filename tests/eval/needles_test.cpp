@@ -17,10 +17,16 @@ using ::testing::HasSubstr;
 using ::testing::StartsWith;
 using ::testing::ThrowsMessage;
 
-const NeedleTemplate& passkey(const std::string& name) { return find_template(passkey_templates(), name); }
-const NeedleTemplate& needle(const std::string& name) { return find_template(needle_templates(), name); }
+const NeedleTemplate& passkey(const std::string& name) {
+  return find_template(passkey_templates(), name);
+}
+const NeedleTemplate& needle(const std::string& name) {
+  return find_template(needle_templates(), name);
+}
 
-std::shared_ptr<const Haystack> filler() { return std::make_shared<const Haystack>(Haystack::filler()); }
+std::shared_ptr<const Haystack> filler() {
+  return std::make_shared<const Haystack>(Haystack::filler());
+}
 std::shared_ptr<const Haystack> story() {
   return std::make_shared<const Haystack>(Haystack::text(story_text(), "story"));
 }
@@ -80,8 +86,8 @@ TEST(NeedleTemplate, DrawsKeys) {
 }
 
 TEST(NeedleTemplate, NamesTheKnownForms) {
-  EXPECT_THAT([] { needle("haiku"); },
-              ThrowsMessage<UsageError>(::testing::AllOf(HasSubstr("haiku"), HasSubstr("number, sentence"))));
+  EXPECT_THAT([] { needle("haiku"); }, ThrowsMessage<UsageError>(::testing::AllOf(
+                                           HasSubstr("haiku"), HasSubstr("number, sentence"))));
 }
 
 // Byte for byte what epfml/landmark-attention llama/run_test.py builds.
@@ -90,11 +96,12 @@ TEST(Assemble, MakesTheLandmarkPassKeyPrompt) {
       "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.";
   const NeedlePrompt prompt = assemble(passkey("landmark"), "4711", *filler(), 0, 130, 0.7);
   const std::string all = garbage + " " + garbage;
-  EXPECT_EQ(prompt.text,
-            "There is an important info hidden inside a lot of irrelevant text. Find it and memorize "
-            "them. I will quiz you about the important information there.\n" +
-                all.substr(0, 91) + "\nThe pass key is 4711. Remember it. 4711 is the pass key.\n" +
-                all.substr(0, 39) + "\nWhat is the pass key? The pass key is");
+  EXPECT_EQ(
+      prompt.text,
+      "There is an important info hidden inside a lot of irrelevant text. Find it and memorize "
+      "them. I will quiz you about the important information there.\n" +
+          all.substr(0, 91) + "\nThe pass key is 4711. Remember it. 4711 is the pass key.\n" +
+          all.substr(0, 39) + "\nWhat is the pass key? The pass key is");
 }
 
 TEST(Assemble, PutsTheNeedleAtEveryDepthBehindASentence) {
@@ -142,7 +149,8 @@ TEST(Haystack, ReadsFilesAndNamesWhatIsMissing) {
   folder.write("empty/e.txt", "\n");
   EXPECT_THAT([&] { Haystack::files({folder.path() / "empty"}); },
               ThrowsMessage<Error>(HasSubstr("no text")));
-  EXPECT_THAT([&] { Haystack::files({folder.path() / "nowhere"}); }, ThrowsMessage<Error>(HasSubstr("nowhere")));
+  EXPECT_THAT([&] { Haystack::files({folder.path() / "nowhere"}); },
+              ThrowsMessage<Error>(HasSubstr("nowhere")));
 }
 
 TEST(Haystack, StartsBehindASpaceAndFarEnoughFromTheEnd) {
@@ -210,7 +218,8 @@ TEST(MakeSample, FitsEveryFormWithinTheLengthAndAlmostFillsIt) {
 TEST(MakeSample, DependsOnSeedLengthAndIndexAlone) {
   const auto tokenizer = tokenizer::make_byte_tokenizer();
   NeedleTask task = task_of(needle("number"), story());
-  const auto a = make_sample(task, *tokenizer, {}, 512, 3), b = make_sample(task, *tokenizer, {}, 512, 3);
+  const auto a = make_sample(task, *tokenizer, {}, 512, 3),
+             b = make_sample(task, *tokenizer, {}, 512, 3);
   EXPECT_EQ(a.prompt, b.prompt);
   EXPECT_NE(a.key, make_sample(task, *tokenizer, {}, 512, 4).key);
   EXPECT_NE(a.key, make_sample(task, *tokenizer, {}, 1024, 3).key);
@@ -224,7 +233,8 @@ TEST(MakeSample, DealsDepthsEvenly) {
   task.samples = 10;
   task.depths = 5;
   std::vector<double> depths;
-  for (int64_t i = 0; i < 10; ++i) depths.push_back(make_sample(task, *tokenizer, {}, 512, i).depth);
+  for (int64_t i = 0; i < 10; ++i)
+    depths.push_back(make_sample(task, *tokenizer, {}, 512, i).depth);
   EXPECT_EQ(depths, (std::vector<double>{0, .25, .5, .75, 1, 0, .25, .5, .75, 1}));
   task.random_depths = true;
   std::set<double> drawn;
@@ -246,7 +256,8 @@ TEST(OutsideSparseLayers, IsWhatNoSparseLayerSees) {
   // The widest window counts, and every head's stride.
   const AttentionPattern wide{.block_size = 16, .local_blocks = 40};
   EXPECT_FALSE(outside_sparse_layers(std::vector{window, wide}, 700, 768, 1000));
-  const AttentionPattern strided{.block_size = 16, .local_blocks = 2, .stride = 8, .offsets = {0, 4}};
+  const AttentionPattern strided{
+      .block_size = 16, .local_blocks = 2, .stride = 8, .offsets = {0, 4}};
   EXPECT_FALSE(outside_sparse_layers(std::vector{strided}, 7 * 16, 7 * 16 + 5, 1000));
   EXPECT_FALSE(outside_sparse_layers(std::vector{strided}, 3 * 16, 3 * 16 + 5, 1000)) << "head 1";
   EXPECT_TRUE(outside_sparse_layers(std::vector{strided}, 4 * 16, 7 * 16, 1000));
@@ -282,13 +293,14 @@ class RunNeedles : public ::testing::Test {
 TEST_F(RunNeedles, CountsWhatItRan) {
   infer::Engine engine = model_.engine();
   int64_t last = 0;
-  const EvalCallbacks callbacks{.on_progress = [&](int64_t done, int64_t total, std::string_view what) {
-    EXPECT_GE(done, last);
-    EXPECT_LE(done, total);
-    EXPECT_EQ(total, 10 * (256 + 400));
-    EXPECT_THAT(std::string(what), StartsWith("test "));
-    last = done;
-  }};
+  const EvalCallbacks callbacks{
+      .on_progress = [&](int64_t done, int64_t total, std::string_view what) {
+        EXPECT_GE(done, last);
+        EXPECT_LE(done, total);
+        EXPECT_EQ(total, 10 * (256 + 400));
+        EXPECT_THAT(std::string(what), StartsWith("test "));
+        last = done;
+      }};
   const NeedleReport report = run_needles(engine, model_.tokenizer(), task(), callbacks);
   EXPECT_TRUE(report.complete);
   ASSERT_EQ(report.lengths.size(), 2u);
@@ -331,7 +343,8 @@ TEST_F(RunNeedles, RatesTheModelsOwnWords) {
 
 TEST_F(RunNeedles, DoesNotDependOnTheBatch) {
   infer::Engine one = model_.engine(1), four = model_.engine(4);
-  const auto a = run_needles(one, model_.tokenizer(), task()), b = run_needles(four, model_.tokenizer(), task());
+  const auto a = run_needles(one, model_.tokenizer(), task()),
+             b = run_needles(four, model_.tokenizer(), task());
   for (size_t i = 0; i < a.samples.size(); ++i) EXPECT_EQ(a.samples[i].output, b.samples[i].output);
 }
 
@@ -345,8 +358,8 @@ TEST_F(RunNeedles, CountsByTheGivenPatterns) {
 TEST_F(RunNeedles, StopsWithWhatThereIs) {
   infer::Engine engine = model_.engine();
   int polls = 0;
-  const NeedleReport report = run_needles(engine, model_.tokenizer(), task(),
-                                          {.cancelled = [&] { return ++polls > 40; }});
+  const NeedleReport report =
+      run_needles(engine, model_.tokenizer(), task(), {.cancelled = [&] { return ++polls > 40; }});
   EXPECT_FALSE(report.complete);
   EXPECT_GT(report.samples.size(), 0u);
   EXPECT_LT(report.samples.size(), 20u);
@@ -361,11 +374,13 @@ TEST(Report, WritesTablesAndJson) {
   for (const double score : {1.0, 0.0, 1.0, 1.0}) {
     length.all.add(score);
     length.outside.add(score);
-    report.samples.push_back({.length = 4096, .depth = 0.5, .key = "00123", .output = "\xff", .score = score});
+    report.samples.push_back(
+        {.length = 4096, .depth = 0.5, .key = "00123", .output = "\xff", .score = score});
   }
   length.depths = {{0, length.all}, {1, length.all}};
   report.lengths = {length};
-  EXPECT_THAT(to_table(report), ::testing::AllOf(HasSubstr("4K"), HasSubstr("75.0 (4)"), HasSubstr("100%")));
+  EXPECT_THAT(to_table(report),
+              ::testing::AllOf(HasSubstr("4K"), HasSubstr("75.0 (4)"), HasSubstr("100%")));
   const auto json = to_json(report);
   EXPECT_EQ(json["lengths"][0]["score"], 0.75);
   EXPECT_EQ(json["lengths"][0]["outside"]["samples"], 4);

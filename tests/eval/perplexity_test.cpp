@@ -46,7 +46,8 @@ TEST(LongDocuments, TakesTheFirstOnesThatAreLongEnough) {
   const auto tokenizer = tokenizer::make_byte_tokenizer();
   folder.write("a.txt", std::string(50, 'a'));
   folder.write("b.txt", std::string(100, 'b'));
-  folder.write("c.jsonl", "{\"text\": \"" + std::string(99, 'c') + "\"}\n{\"text\": \"" + std::string(200, 'd') + "\"}\n");
+  folder.write("c.jsonl", "{\"text\": \"" + std::string(99, 'c') + "\"}\n{\"text\": \"" +
+                              std::string(200, 'd') + "\"}\n");
   const auto documents = long_documents({folder.path()}, *tokenizer, 100, 10, false);
   ASSERT_EQ(documents.size(), 2u);
   EXPECT_EQ(documents[0].ids, std::vector<int32_t>(100, 'b'));
@@ -59,14 +60,16 @@ TEST(LongDocuments, TakesTheFirstOnesThatAreLongEnough) {
   EXPECT_EQ(with_bos[1].ids[99], 'c');
   EXPECT_EQ(long_documents({folder.path()}, *tokenizer, 100, 1, false).size(), 1u);
   EXPECT_THAT([&] { long_documents({folder.path()}, *tokenizer, 1000, 10, false); },
-              ThrowsMessage<Error>(HasSubstr("no document of --text has 1000 tokens (the longest has 200)")));
+              ThrowsMessage<Error>(
+                  HasSubstr("no document of --text has 1000 tokens (the longest has 200)")));
 }
 
 std::vector<LongDocument> stories(int64_t length, int count) {
   const auto tokenizer = tokenizer::make_byte_tokenizer();
   std::vector<LongDocument> documents;
   for (int i = 0; i < count; ++i) {
-    auto ids = tokenizer->encode(story_text().substr(static_cast<size_t>(1000 * i), static_cast<size_t>(length)));
+    auto ids = tokenizer->encode(
+        story_text().substr(static_cast<size_t>(1000 * i), static_cast<size_t>(length)));
     documents.push_back({"story " + std::to_string(i), std::move(ids)});
   }
   return documents;
@@ -101,7 +104,8 @@ TEST(PerplexityByPosition, LeavesUnfinishedDocumentsOut) {
   infer::Engine engine = model.engine();
   int polls = 0;
   // 10 passes of 64 rows a document.
-  const auto report = perplexity_by_position(engine, stories(600, 3), {.cancelled = [&] { return ++polls > 15; }});
+  const auto report =
+      perplexity_by_position(engine, stories(600, 3), {.cancelled = [&] { return ++polls > 15; }});
   EXPECT_FALSE(report.complete);
   EXPECT_EQ(report.all.count, 1);
   EXPECT_EQ(report.bins[0].documents.count, 1);
@@ -116,7 +120,8 @@ TEST(ShortTextLoss, IsTheMeanOverWindowsOnTheirOwn) {
   double sum = 0;
   int64_t tokens = 0;
   for (const auto& [begin, size] : {std::pair{0, 500}, std::pair{500, 500}, std::pair{1000, 100}}) {
-    for (const float s : engine.score(std::span(ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(size)))) {
+    for (const float s : engine.score(
+             std::span(ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(size)))) {
       sum -= s;
       ++tokens;
     }
@@ -127,9 +132,12 @@ TEST(ShortTextLoss, IsTheMeanOverWindowsOnTheirOwn) {
   EXPECT_NEAR(loss.nll, sum / static_cast<double>(tokens), 1e-9);
 
   // With BOS a window holds one byte less and predicts them all.
-  const ShortTextLoss with_bos = short_text_loss(engine, model.tokenizer(), text, {.window = 500, .bos = true});
+  const ShortTextLoss with_bos =
+      short_text_loss(engine, model.tokenizer(), text, {.window = 500, .bos = true});
   EXPECT_EQ(with_bos.tokens, 1100);
-  EXPECT_EQ(short_text_loss(engine, model.tokenizer(), text, {.window = 500, .max_windows = 2}).windows, 2);
+  EXPECT_EQ(
+      short_text_loss(engine, model.tokenizer(), text, {.window = 500, .max_windows = 2}).windows,
+      2);
   EXPECT_THROW(short_text_loss(engine, model.tokenizer(), ""), Error);
   EXPECT_THROW(short_text_loss(engine, model.tokenizer(), text, {.window = 1}), Error);
 }

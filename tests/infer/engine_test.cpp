@@ -23,7 +23,9 @@ struct Case {
   std::string model;
   bool cpu = false;
 };
-void PrintTo(const Case& c, std::ostream* out) { *out << c.model << (c.cpu ? " cpu f32" : " reference"); }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.model << (c.cpu ? " cpu f32" : " reference");
+}
 
 class Fixture {
  public:
@@ -48,7 +50,8 @@ class Fixture {
   std::vector<int32_t> ids(int64_t begin, int64_t count) const {
     std::vector<int32_t> ids;
     const auto n = static_cast<int64_t>(golden_.ids.size());
-    for (int64_t i = 0; i < count; ++i) ids.push_back(golden_.ids[static_cast<size_t>((begin + i) % n)]);
+    for (int64_t i = 0; i < count; ++i)
+      ids.push_back(golden_.ids[static_cast<size_t>((begin + i) % n)]);
     return ids;
   }
 
@@ -61,11 +64,13 @@ class Fixture {
     std::vector<double> f64(wide ? static_cast<size_t>(n * config().vocab_size) : 0);
     std::vector<float> f32(wide ? 0 : static_cast<size_t>(n * config().vocab_size));
     void* data = wide ? static_cast<void*>(f64.data()) : f32.data();
-    pass.logits({ids, labels, {}}, Tensor(data, wide ? DType::kF64 : DType::kF32, {n, config().vocab_size}));
+    pass.logits({ids, labels, {}},
+                Tensor(data, wide ? DType::kF64 : DType::kF32, {n, config().vocab_size}));
     if (!wide) f64.assign(f32.begin(), f32.end());
     std::vector<std::vector<double>> rows;
     for (int64_t i = 0; i < n; ++i) {
-      rows.emplace_back(f64.begin() + i * config().vocab_size, f64.begin() + (i + 1) * config().vocab_size);
+      rows.emplace_back(f64.begin() + i * config().vocab_size,
+                        f64.begin() + (i + 1) * config().vocab_size);
     }
     return rows;
   }
@@ -78,7 +83,9 @@ class Fixture {
 };
 
 Request request(std::vector<int32_t> prompt, int64_t max_new_tokens, SamplingParams sampling = {}) {
-  return {.prompt = std::move(prompt), .max_new_tokens = max_new_tokens, .sampling = sampling,
+  return {.prompt = std::move(prompt),
+          .max_new_tokens = max_new_tokens,
+          .sampling = sampling,
           .ignore_end_of_text = true};
 }
 
@@ -100,8 +107,8 @@ class EngineOf : public ::testing::TestWithParam<Case> {
   Fixture f{GetParam()};
   // At most n: models with learned positions have few.
   int64_t up_to(int64_t n) const { return std::min(n, f.config().max_position_embeddings); }
-  // fp64 gives the same bits whatever the chunks, but scores are floats up to 20 in size; fp32 sums in
-  // another order move such a score by some ten units in its last place.
+  // fp64 gives the same bits whatever the chunks, but scores are floats up to 20 in size; fp32 sums
+  // in another order move such a score by some ten units in its last place.
   double tolerance() const { return GetParam().cpu ? 1e-4 : 2e-6; }
 };
 
@@ -113,7 +120,8 @@ TEST_P(EngineOf, ScoresLikeTheWholeForward) {
     const std::vector<float> scores = engine.score(ids);
     ASSERT_EQ(scores.size(), ids.size() - 1);
     for (size_t t = 0; t < scores.size(); ++t) {
-      ASSERT_NEAR(scores[t], log_softmax(whole[t], ids[t + 1]), tolerance()) << rows << " rows, token " << t;
+      ASSERT_NEAR(scores[t], log_softmax(whole[t], ids[t + 1]), tolerance())
+          << rows << " rows, token " << t;
     }
   }
 }
@@ -138,13 +146,15 @@ TEST_P(EngineOf, GreedyIsTheArgMaxOfTheWholeForwardForEveryChunkSize) {
   for (int64_t i = 0; i < kNew; ++i) {
     const auto& row = whole[static_cast<size_t>(prompt - 1 + i)];
     const double top = *std::max_element(row.begin(), row.end());
-    EXPECT_GE(row[static_cast<size_t>(first[static_cast<size_t>(i)])], top - tolerance()) << "token " << i;
+    EXPECT_GE(row[static_cast<size_t>(first[static_cast<size_t>(i)])], top - tolerance())
+        << "token " << i;
   }
 }
 
 TEST_P(EngineOf, BatchedIsAsAlone) {
   std::vector<Request> requests;
-  for (int64_t i = 0; i < 6; ++i) requests.push_back(request(f.ids(11 * i, up_to(20 + 17 * i) - 4 - 3 * i), 4 + 3 * i));
+  for (int64_t i = 0; i < 6; ++i)
+    requests.push_back(request(f.ids(11 * i, up_to(20 + 17 * i) - 4 - 3 * i), 4 + 3 * i));
   std::vector<std::vector<int32_t>> alone;
   Engine single = f.engine({.chunk = 32, .max_batch = 1, .score_rows = 1});
   for (const Request& r : requests) alone.push_back(single.generate({{r}}, f.tokenizer())[0].ids);
@@ -172,7 +182,8 @@ TEST_P(EngineOf, SamplesTheSameWhateverTheBatch) {
 TEST_P(EngineOf, KeepsWhatThePatternSaysAndPlansForTheMost) {
   constexpr int64_t kNew = 9;
   const int64_t prompt = up_to(149) - kNew;
-  const EngineOptions options{.chunk = 48, .max_batch = 2, .max_tokens = prompt + kNew, .score_rows = 1};
+  const EngineOptions options{
+      .chunk = 48, .max_batch = 2, .max_tokens = prompt + kNew, .score_rows = 1};
   Engine engine = f.engine(options);
   engine.generate({{request(f.ids(0, prompt), kNew)}}, f.tokenizer());
   // The last token that came out was never run.
@@ -217,14 +228,16 @@ TEST(Engine, StopsBetweenPassesWhenCancelled) {
       if (some[i].reason != FinishReason::kCancelled) {
         EXPECT_EQ(some[i].ids, whole[i].ids);
       } else {
-        const std::span<const int32_t> begun(whole[i].ids.data(), std::min(some[i].ids.size(), whole[i].ids.size()));
+        const std::span<const int32_t> begun(whole[i].ids.data(),
+                                             std::min(some[i].ids.size(), whole[i].ids.size()));
         EXPECT_LT(some[i].ids.size(), whole[i].ids.size());
         EXPECT_TRUE(std::equal(begun.begin(), begun.end(), some[i].ids.begin()));
       }
     }
     EXPECT_EQ(some[0].ids.empty(), allowed < 2) << "a prompt of 30 tokens takes two passes";
   }
-  EXPECT_EQ(ids_of(engine.generate(requests, f.tokenizer())), ids_of(whole)) << "nothing is left behind";
+  EXPECT_EQ(ids_of(engine.generate(requests, f.tokenizer())), ids_of(whole))
+      << "nothing is left behind";
 
   int polls = 0;
   const auto scores = engine.score(f.ids(0, 100), {.cancelled = [&] { return polls++ >= 2; }});
@@ -248,11 +261,13 @@ TEST(Engine, RefusesWhatDoesNotFit) {
   Engine engine = f.engine({.chunk = 16, .max_batch = 1, .max_tokens = 64, .score_rows = 16});
   const auto generate = [&](const Request& r) { engine.generate({{r}}, f.tokenizer()); };
   EXPECT_THAT([&] { generate(request(f.ids(0, 60), 5)); },
-              ThrowsMessage<Error>(HasSubstr("60 tokens and asks for 5 more, but the context was set to 64")));
+              ThrowsMessage<Error>(
+                  HasSubstr("60 tokens and asks for 5 more, but the context was set to 64")));
   EXPECT_THAT([&] { generate(request(f.ids(0, 10), std::numeric_limits<int64_t>::max())); },
               ThrowsMessage<Error>(HasSubstr("10 tokens and asks for")));
   EXPECT_THAT([&] { generate(request({}, 5)); }, ThrowsMessage<Error>(HasSubstr("empty")));
-  EXPECT_THAT([&] { generate(request(f.ids(0, 10), 0)); }, ThrowsMessage<Error>(HasSubstr("at least 1")));
+  EXPECT_THAT([&] { generate(request(f.ids(0, 10), 0)); },
+              ThrowsMessage<Error>(HasSubstr("at least 1")));
   EXPECT_THAT([&] { engine.score(f.ids(0, 65)); }, ThrowsMessage<Error>(HasSubstr("65 tokens")));
   EXPECT_EQ(engine.score(f.ids(0, 64)).size(), 63u);
   EXPECT_TRUE(engine.score(f.ids(0, 1)).empty());
@@ -269,7 +284,8 @@ TEST(Engine, GivesItsPagesBackWhenAModelOverflows) {
   const float kept = norm.data<float>()[0];
   norm.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
   for (int i = 0; i < 5; ++i) {
-    EXPECT_THAT([&] { engine.generate({{r}}, f.tokenizer()); }, ThrowsMessage<Error>(HasSubstr("no finite number")));
+    EXPECT_THAT([&] { engine.generate({{r}}, f.tokenizer()); },
+                ThrowsMessage<Error>(HasSubstr("no finite number")));
   }
   norm.data<float>()[0] = kept;
   EXPECT_EQ(ids_of(engine.generate({{r}}, f.tokenizer())), ids_of(before));
@@ -287,7 +303,8 @@ class Noise : public ::testing::Test {
     config_.max_position_embeddings = 512;
     config_.tie_word_embeddings = true;
     model::set_full_attention(config_, 16);
-    weights_ = std::make_unique<model::ParameterSet>("weights", config_, DType::kF32, backend_->memory());
+    weights_ =
+        std::make_unique<model::ParameterSet>("weights", config_, DType::kF32, backend_->memory());
     model::initialize(config_, 1, *weights_);
     engine_ = std::make_unique<Engine>(config_, *weights_, *backend_, EngineOptions{.chunk = 16});
   }
@@ -303,7 +320,11 @@ class Noise : public ::testing::Test {
 bool is_whole(std::string_view text) {
   for (size_t i = 0; i < text.size();) {
     const auto lead = static_cast<unsigned char>(text[i]);
-    const size_t length = lead < 0x80 ? 1 : lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC2 ? 2 : 0;
+    const size_t length = lead < 0x80    ? 1
+                          : lead >= 0xF0 ? 4
+                          : lead >= 0xE0 ? 3
+                          : lead >= 0xC2 ? 2
+                                         : 0;
     if (length == 0 || i + length > text.size()) return false;
     for (size_t j = 1; j < length; ++j) {
       if ((static_cast<unsigned char>(text[i + j]) & 0xC0) != 0x80) return false;
@@ -315,7 +336,8 @@ bool is_whole(std::string_view text) {
 
 TEST_F(Noise, StreamsWholeCharacters) {
   std::vector<Request> requests;
-  for (int i = 0; i < 6; ++i) requests.push_back(request({65, 66, 67}, 300, {.temperature = 1, .seed = 9}));
+  for (int i = 0; i < 6; ++i)
+    requests.push_back(request({65, 66, 67}, 300, {.temperature = 1, .seed = 9}));
   std::vector<std::string> streamed(requests.size());
   const EngineCallbacks callbacks{.on_text = [&](size_t i, std::string_view text) {
     EXPECT_TRUE(is_whole(text));
@@ -330,7 +352,8 @@ TEST_F(Noise, StreamsWholeCharacters) {
     for (const int32_t id : completions[i].ids) decoded += decoder.push(id);
     EXPECT_EQ(streamed[i], decoded + decoder.finish());
     for (size_t at = 0; at + 1 < streamed[i].size(); ++at) {
-      wide += static_cast<unsigned char>(streamed[i][at]) >= 0xC2 && streamed[i][at] != '\xEF' ? 1 : 0;
+      wide +=
+          static_cast<unsigned char>(streamed[i][at]) >= 0xC2 && streamed[i][at] != '\xEF' ? 1 : 0;
     }
   }
   EXPECT_GT(wide, 20u) << "the noise has characters of several bytes";

@@ -34,7 +34,9 @@ AttentionPattern random_pattern(Rng& rng, int64_t block_size, int64_t kv_heads) 
   pattern.sink_blocks = static_cast<int64_t>(rng.below(3));
   if (rng.below(2) == 0) pattern.stride = 2 + static_cast<int64_t>(rng.below(5));
   if (pattern.stride > 0) {
-    const auto offset = [&] { return static_cast<int64_t>(rng.below(static_cast<uint64_t>(pattern.stride))); };
+    const auto offset = [&] {
+      return static_cast<int64_t>(rng.below(static_cast<uint64_t>(pattern.stride)));
+    };
     pattern.offsets.assign(rng.below(2) == 0 ? 1 : static_cast<size_t>(kv_heads), 0);
     for (int64_t& o : pattern.offsets) o = offset();
   }
@@ -95,7 +97,8 @@ class Checked {
   void check(int64_t s) {
     for (int64_t layer = 0; layer < config_.num_layers; ++layer) check_pages(s, layer);
     int64_t wrong = 0;
-    for_each_element(s, [&](int64_t, const float* element, float value) { wrong += *element != value; });
+    for_each_element(
+        s, [&](int64_t, const float* element, float value) { wrong += *element != value; });
     EXPECT_EQ(wrong, 0) << "elements overwritten";
   }
 
@@ -109,7 +112,8 @@ class Checked {
         heads.insert(head);
         for (int64_t b = 0; b < part.kv.block_table_size; ++b) {
           ASSERT_EQ(part.kv.block_table[b] >= 0, needed_later(pattern, b, horizons_[s], head))
-              << "layer " << layer << " head " << head << " block " << b << " horizon " << horizons_[s];
+              << "layer " << layer << " head " << head << " block " << b << " horizon "
+              << horizons_[s];
         }
       }
     }
@@ -131,7 +135,8 @@ class Checked {
                                p % block_size * part.kv.token_stride;
             for (int64_t c = 0; c < config_.head_dim; ++c) {
               const int64_t where = ((layer * 8 + part.head_begin + h) * 4096 + p) * 16 + c;
-              const auto value = static_cast<float>(tags_[s] * 1000003 % 997 * 16381 + where % 16369);
+              const auto value =
+                  static_cast<float>(tags_[s] * 1000003 % 997 * 16381 + where % 16369);
               visit(p, static_cast<float*>(part.kv.keys) + at + c, value);
               visit(p, static_cast<float*>(part.kv.values) + at + c, -value - 1);
             }
@@ -235,14 +240,16 @@ TEST(KvGroups, CoverEveryLayerAndHeadOnce) {
           // The group's pattern is the layer's, as this head has it.
           for (int64_t query = 0; query < 12; ++query) {
             for (int64_t key = 0; key <= query; ++key) {
-              ASSERT_EQ(group.pattern.sees_block(query, key, 0), pattern.sees_block(query, key, head));
+              ASSERT_EQ(group.pattern.sees_block(query, key, 0),
+                        pattern.sees_block(query, key, head));
             }
           }
         }
       }
     }
     ASSERT_EQ(covered.size(), static_cast<size_t>(config.num_layers * config.num_kv_heads));
-    for (const auto& [place, times] : covered) ASSERT_EQ(times, 1) << place.first << " " << place.second;
+    for (const auto& [place, times] : covered)
+      ASSERT_EQ(times, 1) << place.first << " " << place.second;
   }
 }
 

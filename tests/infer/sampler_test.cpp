@@ -55,7 +55,8 @@ void expect_distribution(const SamplingParams& params, const std::vector<float>&
       continue;
     }
     ASSERT_GT(mean, 5) << "the chi-square approximation needs more draws";
-    chi_square += (static_cast<double>(counts[i]) - mean) * (static_cast<double>(counts[i]) - mean) / mean;
+    chi_square +=
+        (static_cast<double>(counts[i]) - mean) * (static_cast<double>(counts[i]) - mean) / mean;
     ++cells;
   }
   if (cells == 1) return;
@@ -77,7 +78,8 @@ TEST(Sampler, TakesTheMostLikelyTokenWhenGreedy) {
 TEST(Sampler, FollowsTheTemperature) {
   for (const double temperature : {0.5, 1.0, 2.0}) {
     SCOPED_TRACE(temperature);
-    expect_distribution({.temperature = temperature, .seed = 1}, kLogits, softmax(kLogits, temperature));
+    expect_distribution({.temperature = temperature, .seed = 1}, kLogits,
+                        softmax(kLogits, temperature));
   }
 }
 
@@ -90,7 +92,8 @@ TEST(Sampler, KeepsTheTopK) {
 }
 
 TEST(Sampler, KeepsTheSmallestSetThatReachesTopP) {
-  const std::vector<float> logits = {std::log(0.1f), std::log(0.5f), std::log(0.05f), std::log(0.35f)};
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.5f), std::log(0.05f),
+                                     std::log(0.35f)};
   const std::vector<double> p = {0.1, 0.5, 0.05, 0.35};
   expect_distribution({.temperature = 1, .top_p = 0.4, .seed = 3}, logits, only(p, {1}));
   expect_distribution({.temperature = 1, .top_p = 0.6, .seed = 3}, logits, only(p, {1, 3}));
@@ -99,7 +102,8 @@ TEST(Sampler, KeepsTheSmallestSetThatReachesTopP) {
 }
 
 TEST(Sampler, DropsWhatIsLessLikelyThanMinP) {
-  const std::vector<float> logits = {std::log(0.1f), std::log(0.5f), std::log(0.05f), std::log(0.35f)};
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.5f), std::log(0.05f),
+                                     std::log(0.35f)};
   const std::vector<double> p = {0.1, 0.5, 0.05, 0.35};
   expect_distribution({.temperature = 1, .min_p = 0.15, .seed = 4}, logits, only(p, {1, 3, 0}));
   expect_distribution({.temperature = 1, .min_p = 0.6, .seed = 4}, logits, only(p, {1, 3}));
@@ -107,8 +111,10 @@ TEST(Sampler, DropsWhatIsLessLikelyThanMinP) {
 }
 
 TEST(Sampler, AppliesEachFilterToWhatTheOneBeforeLeft) {
-  const std::vector<float> logits = {std::log(0.4f), std::log(0.3f), std::log(0.2f), std::log(0.1f)};
-  // Of {0.4, 0.3, 0.2} = {0.44, 0.33, 0.22}, two tokens reach 0.75; of all four three would be needed.
+  const std::vector<float> logits = {std::log(0.4f), std::log(0.3f), std::log(0.2f),
+                                     std::log(0.1f)};
+  // Of {0.4, 0.3, 0.2} = {0.44, 0.33, 0.22}, two tokens reach 0.75; of all four three would be
+  // needed.
   expect_distribution({.temperature = 1, .top_k = 3, .top_p = 0.75, .seed = 5}, logits,
                       only({0.4, 0.3, 0.2, 0.1}, {0, 1}));
 }

@@ -1,4 +1,5 @@
-// The real small model (LONGGEN_TEST_MODEL) against Transformers: tests/golden/README.md, "smollm2/".
+// The real small model (LONGGEN_TEST_MODEL) against Transformers: tests/golden/README.md,
+// "smollm2/".
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -19,8 +20,8 @@ namespace {
 namespace fs = std::filesystem;
 
 const fs::path kGolden = fs::path(LONGGEN_SOURCE_DIR) / "tests/golden/smollm2";
-const std::vector<std::string> kBooks = {"charles-dickens-oliver-twist", "mark-twain-the-innocents-abroad",
-                                         "richard-marsh-the-beetle"};
+const std::vector<std::string> kBooks = {
+    "charles-dickens-oliver-twist", "mark-twain-the-innocents-abroad", "richard-marsh-the-beetle"};
 const std::string kHybridBook = "hybrid-richard-marsh-the-beetle";
 
 template <typename T>
@@ -53,8 +54,10 @@ std::vector<AttentionPattern> hybrid_patterns() {
   const formats::Json json = formats::read_json_file(kGolden / "hybrid.json");
   std::vector<AttentionPattern> kinds, patterns;
   for (const auto& p : json.at("patterns")) {
-    AttentionPattern pattern{.block_size = p.at("block_size"), .sink_blocks = p.at("sink_blocks"),
-                             .stride = p.at("stride"), .offsets = p.at("offsets")};
+    AttentionPattern pattern{.block_size = p.at("block_size"),
+                             .sink_blocks = p.at("sink_blocks"),
+                             .stride = p.at("stride"),
+                             .offsets = p.at("offsets")};
     if (!p.at("local_blocks").is_null()) pattern.local_blocks = p.at("local_blocks");
     kinds.push_back(pattern);
   }
@@ -90,24 +93,26 @@ class SmolLm2 : public ::testing::Test {
   void expect_scores(const std::string& name, bool hybrid) {
     const Book book(name);
     ASSERT_EQ(book.ids.size(), 2048u);
-    const auto e = engine(DType::kF32, hybrid, {.chunk = 512, .max_batch = 1, .max_tokens = 2048,
-                                                .score_rows = 512});
+    const auto e = engine(DType::kF32, hybrid,
+                          {.chunk = 512, .max_batch = 1, .max_tokens = 2048, .score_rows = 512});
     const std::vector<float> scores = e->score(book.ids);
     ASSERT_EQ(scores.size(), book.log_probabilities.size());
     float most = 0;
     for (size_t t = 0; t < scores.size(); ++t) {
       most = std::max(most, std::abs(scores[t] - book.log_probabilities[t]));
     }
-    EXPECT_LE(most, 1e-3f) << name;  // what the issue allows; two fp32 programs differ by about 1e-4
+    EXPECT_LE(most, 1e-3f)
+        << name;  // what the issue allows; two fp32 programs differ by about 1e-4
     RecordProperty("max_difference", std::to_string(most));
     std::printf("%s: largest difference of log-probabilities %.2e\n", name.c_str(), most);
   }
 
   void expect_perplexity(const std::string& name, bool hybrid) {
     const Book book(name);
-    const auto e = engine(DType::kBF16, hybrid, {.chunk = 512, .max_batch = 1, .max_tokens = 2048,
-                                                 .score_rows = 512});
-    const double expected = perplexity(book.log_probabilities), got = perplexity(e->score(book.ids));
+    const auto e = engine(DType::kBF16, hybrid,
+                          {.chunk = 512, .max_batch = 1, .max_tokens = 2048, .score_rows = 512});
+    const double expected = perplexity(book.log_probabilities),
+                 got = perplexity(e->score(book.ids));
     EXPECT_NEAR(got, expected, 0.005 * expected) << name;
     std::printf("%s: bf16 perplexity %.4f, fp32 %.4f\n", name.c_str(), got, expected);
   }
@@ -122,7 +127,8 @@ class SmolLm2 : public ::testing::Test {
       Request request{.prompt = entry.at("prompt_ids"), .ignore_end_of_text = true};
       expected.push_back(entry.at("ids"));
       request.max_new_tokens = static_cast<int64_t>(expected.back().size());
-      longest = std::max(longest, static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens);
+      longest =
+          std::max(longest, static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens);
       if (entry.contains("prompt")) {
         const std::string text = entry.at("prompt");
         EXPECT_EQ(tokenizer->encode(text, {.parse_special = true}), request.prompt);
@@ -130,8 +136,8 @@ class SmolLm2 : public ::testing::Test {
       requests.push_back(std::move(request));
     }
     ASSERT_EQ(requests.size(), prompts);
-    const auto e = engine(DType::kF32, hybrid, {.chunk = 512, .max_batch = 10, .max_tokens = longest,
-                                                .score_rows = 1});
+    const auto e = engine(DType::kF32, hybrid,
+                          {.chunk = 512, .max_batch = 10, .max_tokens = longest, .score_rows = 1});
     const auto completions = e->generate(requests, *tokenizer);
     for (size_t i = 0; i < prompts; ++i) {
       EXPECT_EQ(expected[i].size(), tokens);
@@ -148,7 +154,9 @@ TEST_F(SmolLm2, ScoresThreeBooksLikeTransformers) {
   for (const std::string& name : kBooks) expect_scores(name, false);
 }
 
-TEST_F(SmolLm2, HybridScoresABookLikeItsRemoteCodeInTransformers) { expect_scores(kHybridBook, true); }
+TEST_F(SmolLm2, HybridScoresABookLikeItsRemoteCodeInTransformers) {
+  expect_scores(kHybridBook, true);
+}
 
 TEST_F(SmolLm2, GoesOnLikeTransformers) { expect_greedy("greedy.json", false, 10, 64); }
 

@@ -14,8 +14,8 @@ struct Shown {
   bool stopped = false;
 };
 
-// Pushes `text` cut at the given places and collects what is shown. What is shown must never have to
-// be taken back: it stays a prefix of `expected`.
+// Pushes `text` cut at the given places and collects what is shown. What is shown must never have
+// to be taken back: it stays a prefix of `expected`.
 Shown push_in_pieces(std::vector<std::string> stops, const std::string& text,
                      const std::vector<size_t>& cuts, const std::string& expected) {
   StopStrings stop(std::move(stops));

@@ -25,12 +25,16 @@ class EvalProgram : public ::testing::Test {
     std::string name = (fs::temp_directory_path() / "longgen-eval-XXXXXX").string();
     folder_ = mkdtemp(name.data());
     std::string text;
-    for (int i = 0; i < 400; ++i) text += "The captain of ship " + std::to_string(i % 7) + " slept. ";
+    for (int i = 0; i < 400; ++i)
+      text += "The captain of ship " + std::to_string(i % 7) + " slept. ";
     write("text/story.txt", text);
     write("empty/nothing.txt", " \n");
-    write("recipe.toml", "[model]\nhidden_size = 32\nnum_layers = 3\nnum_heads = 2\nblock_size = 16\n"
-                         "[data]\npaths = [\"" + path("text") + "\"]\nmax_document_tokens = 160\n"
-                         "[train]\nlength = 128\nbatch_tokens = 128\nsteps = 1\n");
+    write("recipe.toml",
+          "[model]\nhidden_size = 32\nnum_layers = 3\nnum_heads = 2\nblock_size = 16\n"
+          "[data]\npaths = [\"" +
+              path("text") +
+              "\"]\nmax_document_tokens = 160\n"
+              "[train]\nlength = 128\nbatch_tokens = 128\nsteps = 1\n");
     const auto trained = longgen({"train", "--config", path("recipe.toml"), "-o", path("run")});
     ASSERT_EQ(trained.code, 0) << trained.err;
     // The run's model, wherever the run keeps it.
@@ -60,7 +64,8 @@ class EvalProgram : public ::testing::Test {
     more.insert(more.begin(), {"eval", model_, "--tasks", tasks});
     return longgen(std::move(more), meanwhile);
   }
-  static void expect_error(const ProgramResult& result, int code, const std::vector<std::string>& words) {
+  static void expect_error(const ProgramResult& result, int code,
+                           const std::vector<std::string>& words) {
     EXPECT_EQ(result.code, code) << result.err;
     EXPECT_EQ(result.out, "");
     for (const std::string& word : words) EXPECT_THAT(result.err, HasSubstr(word));
@@ -71,9 +76,9 @@ class EvalProgram : public ::testing::Test {
 };
 
 TEST_F(EvalProgram, WritesTablesJsonAndSamples) {
-  const std::vector<std::string> options = {"--lengths", "512,700", "--samples", "5",  "--passkey-form",
-                                            "statement", "--haystack", path("text"), "--text", path("text"),
-                                            "-o", path("results")};
+  const std::vector<std::string> options = {
+      "--lengths",  "512,700", "--samples",  "5",  "--passkey-form", "statement", "--haystack",
+      path("text"), "--text",  path("text"), "-o", path("results")};
   const ProgramResult table = eval("passkey,needle,perplexity", options);
   ASSERT_EQ(table.code, 0) << table.err;
   EXPECT_THAT(table.out, AllOf(HasSubstr("passkey (statement)"), HasSubstr("needle (number)"),
@@ -85,7 +90,8 @@ TEST_F(EvalProgram, WritesTablesJsonAndSamples) {
     ASSERT_EQ(lengths.size(), 2u);
     for (const json& length : lengths) {
       EXPECT_EQ(length["samples"], 5);
-      EXPECT_EQ(length["inside"]["samples"].get<int>() + length["outside"]["samples"].get<int>(), 5);
+      EXPECT_EQ(length["inside"]["samples"].get<int>() + length["outside"]["samples"].get<int>(),
+                5);
       EXPECT_GT(length["outside"]["samples"], 0);
       EXPECT_EQ(length["depths"].size(), 5u);
     }
@@ -117,7 +123,8 @@ TEST_F(EvalProgram, WritesTablesJsonAndSamples) {
 TEST_F(EvalProgram, RefusesBadRequestsWithWhatIsKnown) {
   expect_error(eval("passkey,haiku", {}), 2, {"haiku", "passkey, needle, perplexity"});
   expect_error(eval("passkey,passkey", {}), 2, {"twice"});
-  expect_error(eval("needle", {"--needle-form", "poem", "--lengths", "512"}), 2, {"poem", "number, sentence"});
+  expect_error(eval("needle", {"--needle-form", "poem", "--lengths", "512"}), 2,
+               {"poem", "number, sentence"});
   expect_error(eval("perplexity", {}), 2, {"--text"});
   expect_error(eval("passkey", {"--text", path("text")}), 2, {"--haystack"});
   expect_error(eval("passkey", {"--samples", "0"}), 2, {"--samples 0"});
@@ -127,7 +134,8 @@ TEST_F(EvalProgram, RefusesBadRequestsWithWhatIsKnown) {
 }
 
 TEST_F(EvalProgram, RefusesBadInputBeforeItStarts) {
-  expect_error(eval("needle", {"--lengths", "512", "--haystack", path("empty")}), 1, {"empty", "no text"});
+  expect_error(eval("needle", {"--lengths", "512", "--haystack", path("empty")}), 1,
+               {"empty", "no text"});
   expect_error(eval("needle", {"--lengths", "512", "--haystack", path("nowhere")}), 1, {"nowhere"});
   expect_error(eval("perplexity", {"--lengths", "1M", "--text", path("text")}), 1,
                {"1048576 tokens", "the longest has"});
@@ -140,11 +148,15 @@ TEST_F(EvalProgram, RefusesBadInputBeforeItStarts) {
 }
 
 TEST_F(EvalProgram, KeepsWhatThereIsOnCtrlC) {
-  const ProgramResult result = eval("passkey", {"--lengths", "512", "--samples", "100000", "-o", path("stopped")},
-                                    [](pid_t pid) {
-                                      usleep(1500000);
-                                      kill(pid, SIGINT);
-                                    });
+  const ProgramResult result = eval(
+      "passkey", {"--lengths", "512", "--samples", "100000", "-o", path("stopped")}, [](pid_t pid) {
+        // The lock is taken right before the weights are read.
+        for (int i = 0; i < 600 && !fs::exists(path("stopped/.longgen.lock")); ++i) {
+          usleep(100'000);
+        }
+        usleep(2'000'000);
+        kill(pid, SIGINT);
+      });
   EXPECT_EQ(result.code, 130) << result.err;
   EXPECT_THAT(result.out, HasSubstr("stopped early"));
   const json results = json::parse(read_text_file(path("stopped/results.json")));
@@ -153,12 +165,15 @@ TEST_F(EvalProgram, KeepsWhatThereIsOnCtrlC) {
 }
 
 TEST_F(EvalProgram, GeneratesAndScores) {
-  const ProgramResult one = longgen({"generate", model_, "-p", "The captain", "-n", "8", "--ignore-eos"});
+  const ProgramResult one =
+      longgen({"generate", model_, "-p", "The captain", "-n", "8", "--ignore-eos"});
   ASSERT_EQ(one.code, 0) << one.err;
-  EXPECT_THAT(one.err, AllOf(HasSubstr("prefill"), HasSubstr("KV cache"), HasSubstr("all layers full")));
+  EXPECT_THAT(one.err,
+              AllOf(HasSubstr("prefill"), HasSubstr("KV cache"), HasSubstr("all layers full")));
   write("prompt.txt", "of ship");
-  const ProgramResult two = longgen({"generate", model_, "-p", "The captain", "-f", path("prompt.txt"), "-n",
-                                     "8", "--ignore-eos", "--json", "-q"});
+  const ProgramResult two =
+      longgen({"generate", model_, "-p", "The captain", "-f", path("prompt.txt"), "-n", "8",
+               "--ignore-eos", "--json", "-q"});
   ASSERT_EQ(two.code, 0) << two.err;
   EXPECT_EQ(two.err, "");
   std::istringstream lines(two.out);
