@@ -20,6 +20,16 @@ namespace {
 // microseconds, and waking a sleeper costs tens of them.
 constexpr auto kSpin = std::chrono::microseconds(200);
 
+// One turn of a waiting loop. Now and then the processor is offered to others: on a busy machine the
+// thread that is waited for may need it.
+void relax(int turn) {
+  if (turn % 32 == 31) {
+    std::this_thread::yield();
+  } else {
+    __builtin_ia32_pause();
+  }
+}
+
 }  // namespace
 
 struct ThreadPool::Impl {
@@ -56,7 +66,7 @@ struct ThreadPool::Impl {
     while (std::chrono::steady_clock::now() < deadline) {
       for (int i = 0; i < 64; ++i) {
         if (generation.load(std::memory_order_acquire) != seen) return;
-        __builtin_ia32_pause();
+        relax(i);
       }
     }
     std::unique_lock lock(mutex);
@@ -84,9 +94,10 @@ struct ThreadPool::Impl {
     wake.notify_all();
     run_part(0);
     const auto deadline = std::chrono::steady_clock::now() + kSpin;
-    while (pending.load(std::memory_order_acquire) != 0 &&
-           std::chrono::steady_clock::now() < deadline) {
-      __builtin_ia32_pause();
+    for (int turn = 0; pending.load(std::memory_order_acquire) != 0 &&
+                       std::chrono::steady_clock::now() < deadline;
+         ++turn) {
+      relax(turn);
     }
     if (pending.load(std::memory_order_acquire) != 0) {
       std::unique_lock lock(mutex);
