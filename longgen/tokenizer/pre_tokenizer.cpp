@@ -44,32 +44,32 @@ std::map<std::string, PreTokenizerSpec> known_pre_tokenizers() {
           {"qwen2", qwen2}};
 }
 
-// PCRE2's \s has U+180E, which Unicode took out of White_Space in 6.3; the tokenizers follow
-// Unicode.
-std::string with_unicode_spaces(const std::string& pattern) {
+// The expression as PCRE2 is to read it. Its \s has U+180E, which Unicode took out of White_Space
+// in 6.3; the tokenizers follow Unicode. Classes inside classes and && mean something else to the
+// tokenizers' library (Oniguruma) than to PCRE2: Error.
+std::string to_pcre(const std::string& pattern, const std::string& file) {
   static constexpr std::string_view kSpaces = R"(\p{Z}\x{9}-\x{D}\x{85})";
   std::string result;
   bool in_class = false;
   for (size_t i = 0; i < pattern.size(); ++i) {
-    const char c = pattern[i];
-    if (c == '\\' && i + 1 < pattern.size()) {
-      const char escaped = pattern[++i];
-      if (escaped == 's') {
-        result += in_class ? std::string(kSpaces) : "[" + std::string(kSpaces) + "]";
-      } else if (escaped == 'S' && !in_class) {
-        result += "[^" + std::string(kSpaces) + "]";
+    const std::string_view rest = std::string_view(pattern).substr(i);
+    if (rest[0] == '\\' && rest.size() > 1) {
+      ++i;
+      if (rest[1] == 's') {
+        result += in_class ? std::string(kSpaces) : fmt::format("[{}]", kSpaces);
+      } else if (rest[1] == 'S' && !in_class) {
+        result += fmt::format("[^{}]", kSpaces);
       } else {
-        result += c;
-        result += escaped;
+        result += rest.substr(0, 2);
       }
       continue;
     }
-    if (c == '[' && !in_class) {
-      in_class = true;
-    } else if (c == ']') {
-      in_class = false;
-    }
-    result += c;
+    require(!in_class || !(rest[0] == '[' || rest.starts_with("&&")),
+            "{}: the pre-tokenizer's expression '{}' has '{}' inside a character class, which is "
+            "not supported",
+            file, pattern, rest[0]);
+    in_class = rest[0] == '[' || (in_class && rest[0] != ']');
+    result += rest[0];
   }
   return result;
 }
@@ -127,7 +127,7 @@ PreTokenizer::PreTokenizer(const std::vector<std::string>& patterns, const std::
   if (used == std::vector<std::string>{kDigitPattern, kGpt2Pattern})
     used = {kDigitsThenGpt2Pattern};
   for (const std::string& pattern : used) {
-    const std::string text = with_unicode_spaces(pattern);
+    const std::string text = to_pcre(pattern, file);
     int code = 0;
     size_t offset = 0;
     Stage stage;

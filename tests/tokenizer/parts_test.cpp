@@ -188,6 +188,13 @@ TEST(PreTokenizer, WhiteSpaceIsUnicodes) {
   EXPECT_THAT(split({"[^\\s,]+"}, "a b,c"), ElementsAre("a", " ", "b", ",", "c"));
 }
 
+TEST(PreTokenizer, NestedClassesAreErrors) {
+  EXPECT_THROW(PreTokenizer({"[a[bc]]"}, "test"), Error);
+  EXPECT_THROW(PreTokenizer({"[a-z&&[^b]]"}, "test"), Error);
+  EXPECT_THROW(PreTokenizer({"[[:alpha:]]"}, "test"), Error);
+  EXPECT_THAT(split({"[\\[a]+"}, "[a]"), ElementsAre("[a", "]"));
+}
+
 // "Digits, then GPT-2" runs as one expression; it must cut where the two in turn do.
 TEST(PreTokenizer, OnePassEqualsTwo) {
   const PreTokenizer fused({kDigitPattern, kGpt2Pattern}, "test");
