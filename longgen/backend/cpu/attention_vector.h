@@ -76,7 +76,7 @@ LONGGEN_SIMD Vf exp2(Vf x) {
   p = p * f + 2.402211972e-1f;
   p = p * f + 6.931469671e-1f;
   p = p * f + 1.000000072f;
-  const Vf y = (Vf)((Vi)p + ((Vi)t << 23));
+  const Vf y = (Vf)((Vu)p + ((Vu)t << 23));
 #if defined(__AVX512F__)
   const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
   return (Vf)_mm512_maskz_mov_ps(kept, (__m512)y);
