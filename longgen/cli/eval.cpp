@@ -1,5 +1,6 @@
 // longgen eval: pass keys, needles in a haystack, perplexity by position.
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "longgen/eval/needles.h"
 #include "longgen/eval/perplexity.h"
 #include "longgen/eval/report.h"
+#include "longgen/pattern/hybrid_spec.h"
 #include "longgen/train/interrupt.h"
 
 namespace longgen::cli {
@@ -22,9 +24,10 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr int kInterrupted = 130;
+constexpr int64_t kShortWindow = 512;  // tokens of a window of task short-text
 
 const std::vector<std::string>& known_tasks() {
-  static const std::vector<std::string> tasks = {"passkey", "needle", "perplexity"};
+  static const std::vector<std::string> tasks = {"passkey", "needle", "perplexity", "short-text"};
   return tasks;
 }
 
@@ -47,7 +50,8 @@ class EvalCommand : public Command {
   void add_options(CLI::App& app, const CommonOptions& common) override {
     common_ = &common;
     app.add_option("model", model_, "Model folder or GGUF file")->required();
-    app.add_option("--tasks", tasks_, "passkey, needle, perplexity: one or several, with commas")
+    app.add_option("--tasks", tasks_,
+                   "passkey, needle, perplexity, short-text: one or several, with commas")
         ->delimiter(',')
         ->required();
     app.add_option(
@@ -68,10 +72,14 @@ class EvalCommand : public Command {
            "--haystack", haystacks_,
            "Text to hide needles in: files or folders of .txt, .md, .jsonl (built-in filler)")
         ->allow_extra_args(false);
-    app.add_option("--text", texts_, "Long documents for perplexity: files or folders")
+    app.add_option("--outside", outside_,
+                   "Tell needles inside from outside by this pattern, as --hybrid takes it (the "
+                   "model's own)");
+    app.add_option("--text", texts_, "Documents for perplexity and short-text: files or folders")
         ->allow_extra_args(false);
     app.add_flag("--bos,!--no-bos", bos_, "BOS before every text (as the tokenizer does it)");
-    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (1K)");
+    add_length_option(app, "--chunk", chunk_,
+                      "Prompt tokens a pass (1K, up to 8K for tiny models)");
     app.add_option("--batch", batch_,
                    "Samples that run at once; 0: as many as hold 64K tokens, up to 8")
         ->capture_default_str();
@@ -85,9 +93,9 @@ class EvalCommand : public Command {
     use_bos_ = bos_.value_or(loader.tokenizer().adds_bos());
     if (use_bos_ && loader.tokenizer().bos_id() < 0)
       fail_usage("--bos: the tokenizer has no BOS token");
-    const infer::EngineOptions options = engine_options();
+    const infer::EngineOptions options = engine_options(loader.config());
     loader.check_engine(options);
-    prepare_tasks(loader.tokenizer());
+    prepare_tasks(loader.config(), loader.tokenizer());
     std::optional<DirectoryLock> lock;
     if (!output_.empty()) {
       fs::create_directories(output_);
@@ -120,12 +128,13 @@ class EvalCommand : public Command {
     }
     if (samples_ < 1) fail_usage("--samples {}: ask for at least one", samples_);
     if (depths_ < 0) fail_usage("--depths {}: use 0 or more", depths_);
-    if (chunk_ < 1 || batch_ < 0) fail_usage("--chunk must be at least 1, --batch at least 0");
-    if (has_task("perplexity") && texts_.empty()) {
-      fail_usage("task perplexity needs long documents: --text PATH");
+    if (chunk_ < 0 || batch_ < 0) fail_usage("--chunk and --batch: use 0 (chosen) or more");
+    const bool reads_text = has_task("perplexity") || has_task("short-text");
+    if (reads_text && texts_.empty()) {
+      fail_usage("tasks perplexity and short-text need documents: --text PATH");
     }
-    if (!has_task("perplexity") && !texts_.empty()) {
-      fail_usage("--text is for task perplexity only; needles take --haystack");
+    if (!reads_text && !texts_.empty()) {
+      fail_usage("--text is for tasks perplexity and short-text; needles take --haystack");
     }
   }
 
@@ -140,11 +149,12 @@ class EvalCommand : public Command {
     if (lengths_[0] < 2) fail_usage("--lengths {}: use at least 2", lengths_[0]);
   }
 
-  infer::EngineOptions engine_options() const {
+  infer::EngineOptions engine_options(const model::ModelConfig& config) const {
     constexpr int64_t kTokensAtOnce = 64 << 10, kMostAtOnce = 8;
     infer::EngineOptions options;
     options.max_tokens = lengths_.back();
-    options.chunk = std::min(chunk_, options.max_tokens);
+    options.chunk =
+        std::min(chunk_ > 0 ? chunk_ : eval::suggested_chunk(config), options.max_tokens);
     options.score_rows = std::min(options.score_rows, options.chunk);
     options.max_batch =
         batch_ > 0 ? batch_
@@ -154,7 +164,7 @@ class EvalCommand : public Command {
   }
 
   // Reads all text, so that bad input ends the run before the weights are loaded.
-  void prepare_tasks(const tokenizer::Tokenizer& tokenizer) {
+  void prepare_tasks(const model::ModelConfig& config, const tokenizer::Tokenizer& tokenizer) {
     const auto filler = std::make_shared<const eval::Haystack>(eval::Haystack::filler());
     auto given = filler;
     if (!haystacks_.empty()) {
@@ -170,7 +180,8 @@ class EvalCommand : public Command {
                                .depths = depths_,
                                .random_depths = random_depths_,
                                .seed = common_->seed,
-                               .bos = use_bos_});
+                               .bos = use_bos_,
+                               .patterns = outside_patterns(config)});
       eval::make_sample(needle_tasks_.back(), tokenizer, {}, lengths_[0], 0);  // is it long enough?
     };
     for (const std::string& task : tasks_) {
@@ -179,10 +190,19 @@ class EvalCommand : public Command {
         add(task, form, form.restart_haystack ? filler : given);
       } else if (task == "needle") {
         add(task, eval::find_template(eval::needle_templates(), needle_form_), given);
-      } else {
+      } else if (task == "perplexity") {
         documents_ = eval::long_documents(texts_, tokenizer, lengths_.back(), samples_, use_bos_);
+      } else {
+        const eval::Haystack all = eval::Haystack::files(texts_);
+        short_text_ = all.piece(0, all.bytes());
       }
     }
+  }
+
+  // Empty: the model's own.
+  std::vector<AttentionPattern> outside_patterns(const model::ModelConfig& config) const {
+    if (outside_.empty()) return {};
+    return HybridSpec::parse(outside_).resolve(config.num_layers, config.num_kv_heads);
   }
 
   void run_tasks(infer::Engine& engine, const tokenizer::Tokenizer& tokenizer,
@@ -194,11 +214,22 @@ class EvalCommand : public Command {
         show(eval::to_table(needle_reports_.back()));
       });
     }
-    if (documents_.empty() || interrupt.requested()) return;
-    with_progress(interrupt, [&](const eval::EvalCallbacks& callbacks) {
-      perplexity_ = eval::perplexity_by_position(engine, documents_, callbacks);
-      show(eval::to_table(*perplexity_));
-    });
+    if (!documents_.empty() && !interrupt.requested()) {
+      with_progress(interrupt, [&](const eval::EvalCallbacks& callbacks) {
+        perplexity_ = eval::perplexity_by_position(engine, documents_, callbacks);
+        show(eval::to_table(*perplexity_));
+      });
+    }
+    if (!short_text_.empty() && !interrupt.requested()) {
+      with_progress(interrupt, [&](const eval::EvalCallbacks& callbacks) {
+        const eval::ShortTextOptions options{.window = std::min(kShortWindow, lengths_.back()),
+                                             .bos = use_bos_};
+        short_loss_ = eval::short_text_loss(engine, tokenizer, short_text_, options, callbacks);
+        show(fmt::format(
+            "short text: NLL {:.4f}, perplexity {:.4f} over {} windows of up to {} tokens\n",
+            short_loss_->nll, std::exp(short_loss_->nll), short_loss_->windows, options.window));
+      });
+    }
   }
 
   template <typename Body>
@@ -235,6 +266,12 @@ class EvalCommand : public Command {
       }
     }
     if (perplexity_) json["results"]["perplexity"] = eval::to_json(*perplexity_);
+    if (short_loss_) {
+      json["results"]["short-text"] = {{"nll", short_loss_->nll},
+                                       {"perplexity", std::exp(short_loss_->nll)},
+                                       {"tokens", short_loss_->tokens},
+                                       {"windows", short_loss_->windows}};
+    }
     if (common_->json) fmt::print("{}\n", dump(json));
     if (output_.empty()) return;
     write_file_atomically(fs::path(output_) / "samples.jsonl", samples);
@@ -242,10 +279,10 @@ class EvalCommand : public Command {
   }
 
   const CommonOptions* common_ = nullptr;
-  std::string model_, output_, passkey_form_ = "landmark", needle_form_ = "number";
+  std::string model_, output_, outside_, passkey_form_ = "landmark", needle_form_ = "number";
   std::vector<std::string> tasks_, length_texts_;
   std::vector<fs::path> haystacks_, texts_;
-  int64_t samples_ = 20, depths_ = 10, chunk_ = 1024, batch_ = 0;
+  int64_t samples_ = 20, depths_ = 10, chunk_ = 0, batch_ = 0;
   bool random_depths_ = false, use_bos_ = false;
   std::optional<bool> bos_;
 
@@ -254,6 +291,8 @@ class EvalCommand : public Command {
   std::vector<eval::LongDocument> documents_;
   std::vector<eval::NeedleReport> needle_reports_;
   std::optional<eval::PerplexityReport> perplexity_;
+  std::string short_text_;
+  std::optional<eval::ShortTextLoss> short_loss_;
   std::optional<Progress> progress_;
 };
 

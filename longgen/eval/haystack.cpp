@@ -12,6 +12,9 @@ namespace {
 constexpr std::string_view kFiller =
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. ";
 
+// A thousand times what the longest samples need; a library of books need not be in memory.
+constexpr size_t kMostBytes = 64'000'000;
+
 // Books come with CR LF; the model should see what other texts have.
 std::string unify_line_ends(std::string_view text) {
   std::string out;
@@ -49,6 +52,7 @@ Haystack Haystack::files(const std::vector<std::filesystem::path>& paths) {
   for (const auto& path : paths) {
     name += (name.empty() ? "" : ", ") + path.string();
     for (const data::SourceFile& file : data::find_files(path)) {
+      if (text.size() >= kMostBytes) break;
       data::read_documents(file, "text", [&](std::string_view document) {
         text += document;
         text += '\n';

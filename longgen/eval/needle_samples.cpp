@@ -10,8 +10,9 @@ namespace {
 
 // Where the needle goes in `filler`, near `at`.
 size_t place(NeedlePlace rule, std::string_view filler, size_t at) {
-  if (rule == NeedlePlace::kExact || at == 0 || at >= filler.size()) return at;
+  if (rule == NeedlePlace::kExact || at >= filler.size()) return at;
   if (rule == NeedlePlace::kSentenceEnd) {
+    if (at == 0) return 0;
     const size_t stop = filler.rfind('.', at - 1);
     return stop == std::string_view::npos ? 0 : stop + 1;
   }

@@ -1,6 +1,7 @@
 #include "longgen/eval/needles.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "longgen/base/error.h"
@@ -95,6 +96,12 @@ class LengthRun {
 };
 
 }  // namespace
+
+int64_t suggested_chunk(const model::ModelConfig& config) {
+  constexpr uint64_t kElements = 1 << 20;  // of the residual stream
+  const auto hidden = static_cast<uint64_t>(std::max<int64_t>(config.hidden_size, 1));
+  return std::clamp<int64_t>(static_cast<int64_t>(std::bit_floor(kElements / hidden)), 1024, 8192);
+}
 
 NeedleReport run_needles(infer::Engine& engine, const tokenizer::Tokenizer& tokenizer,
                          const NeedleTask& task, const EvalCallbacks& callbacks) {

@@ -102,6 +102,10 @@ NeedleSample make_sample(const NeedleTask& task, const tokenizer::Tokenizer& tok
 bool outside_sparse_layers(std::span<const AttentionPattern> patterns, int64_t begin, int64_t end,
                            int64_t query);
 
+// Prompt tokens a pass that keep a model of this size busy without taking much memory: 1K for large
+// ones, up to 8K for tiny ones.
+int64_t suggested_chunk(const model::ModelConfig& config);
+
 // Greedy. The engine's max_tokens must reach the longest length.
 NeedleReport run_needles(infer::Engine& engine, const tokenizer::Tokenizer& tokenizer,
                          const NeedleTask& task, const EvalCallbacks& callbacks = {});
