@@ -14,6 +14,7 @@ namespace {
 // In the order that --help shows.
 std::vector<std::unique_ptr<Command>> all_commands() {
   std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(make_demo_command());
   commands.push_back(make_inspect_command());
   commands.push_back(make_convert_command());
   commands.push_back(make_tokenize_command());
