@@ -120,7 +120,7 @@ ShortTextLoss short_text_loss(infer::Engine& engine, const tokenizer::Tokenizer&
     for (const float score : scores) sum -= score;
     loss.tokens += static_cast<int64_t>(scores.size());
     ++loss.windows;
-    if (callbacks.on_progress) callbacks.on_progress(i + 1, count, "short text, windows");
+    if (callbacks.on_progress) callbacks.on_progress((i + 1) * body, count * body, "short text");
   }
   require(loss.tokens > 0 || (callbacks.cancelled && callbacks.cancelled()),
           "short-text loss: the text has fewer than 2 tokens");

@@ -120,12 +120,35 @@ TEST_F(EvalProgram, WritesTablesJsonAndSamples) {
   EXPECT_EQ(first, second);
 }
 
+TEST_F(EvalProgram, CountsAnAllFullModelByTheHybridBesideIt) {
+  const auto run = [](const std::string& model, std::vector<std::string> more) {
+    more.insert(more.begin(), {"eval", model, "--tasks", "passkey,short-text", "--lengths", "600",
+                               "--samples", "6", "--text", path("text"), "--json", "-q"});
+    const ProgramResult result = longgen(std::move(more));
+    EXPECT_EQ(result.code, 0) << result.err;
+    return json::parse(result.out)["results"];
+  };
+  const json hybrid = run(model_, {}), plain = run(plain_, {});
+  const json counted = run(plain_, {"--outside", "full=middle:1 sparse=local:4,sink:1,block:16"});
+  const auto outside = [](const json& results) {
+    return results["passkey"]["lengths"][0]["outside"]["samples"];
+  };
+  EXPECT_GT(outside(hybrid), 0);
+  EXPECT_EQ(outside(plain), 0);
+  EXPECT_EQ(outside(counted), outside(hybrid));
+  EXPECT_GT(plain["short-text"]["nll"], 0);
+  EXPECT_GT(plain["short-text"]["windows"], 10);
+  EXPECT_EQ(plain["short-text"], counted["short-text"]);
+}
+
 TEST_F(EvalProgram, RefusesBadRequestsWithWhatIsKnown) {
-  expect_error(eval("passkey,haiku", {}), 2, {"haiku", "passkey, needle, perplexity"});
+  expect_error(eval("passkey,haiku", {}), 2, {"haiku", "passkey, needle, perplexity, short-text"});
   expect_error(eval("passkey,passkey", {}), 2, {"twice"});
   expect_error(eval("needle", {"--needle-form", "poem", "--lengths", "512"}), 2,
                {"poem", "number, sentence"});
   expect_error(eval("perplexity", {}), 2, {"--text"});
+  expect_error(eval("short-text", {}), 2, {"--text"});
+  expect_error(eval("passkey", {"--outside", "sparse=nonsense"}), 2, {"nonsense"});
   expect_error(eval("passkey", {"--text", path("text")}), 2, {"--haystack"});
   expect_error(eval("passkey", {"--samples", "0"}), 2, {"--samples 0"});
   expect_error(eval("passkey", {"--lengths", "many"}), 2, {"many"});
