@@ -43,7 +43,7 @@ struct WeightView {
 //     page * page_stride + head * head_stride + token * token_stride + channel   (elements).
 // A contiguous [T, heads, head_dim] tensor is page_stride = block_size * token_stride.
 struct KvView {
-  void* keys = nullptr;    // rotated keys
+  void* keys = nullptr;  // rotated keys
   void* values = nullptr;
   int64_t page_stride = 0, head_stride = 0, token_stride = 0;
   const int32_t* block_table = nullptr;
@@ -66,30 +66,32 @@ struct DocumentRange {
 };
 
 struct AttentionShape {
-  int64_t rows = 0;       // queries in the call
+  int64_t rows = 0;  // queries in the call
   int64_t q_heads = 0, kv_heads = 0, head_dim = 0;
   DType dtype = DType::kF32;
 };
 
 struct AttentionForward {
-  Tensor out;                 // [T, q_heads, head_dim]
-  Tensor lse;                 // acc [q_heads, T] natural log of the sum of exp(scale q.k), or undefined
-  Tensor q;                   // [T, q_heads, head_dim], rotated
-  std::span<const AttentionSequence> sequences;  // disjoint rows; rows of no sequence are left alone
+  Tensor out;  // [T, q_heads, head_dim]
+  Tensor lse;  // acc [q_heads, T] natural log of the sum of exp(scale q.k), or undefined
+  Tensor q;    // [T, q_heads, head_dim], rotated
+  std::span<const AttentionSequence>
+      sequences;  // disjoint rows; rows of no sequence are left alone
   DType kv_dtype = DType::kF32;
-  int64_t kv_heads = 0;       // q_heads is a multiple; query head h uses KV head h / (q_heads / kv_heads)
+  int64_t kv_heads =
+      0;  // q_heads is a multiple; query head h uses KV head h / (q_heads / kv_heads)
   int64_t kv_head_begin = 0;  // global index of the first KV head (for pattern.offset)
   const AttentionPattern* pattern = nullptr;
-  double scale = 0;           // usually 1 / sqrt(head_dim)
+  double scale = 0;  // usually 1 / sqrt(head_dim)
   std::span<std::byte> workspace;
 };
 
 struct AttentionBackward {
-  Tensor dq;                  // [T, q_heads, head_dim]
-  Tensor dk, dv;              // [T, kv_heads, head_dim]; summed over the query heads of the group
-  Tensor dout, out, q;        // [T, q_heads, head_dim]
-  Tensor k, v;                // [T, kv_heads, head_dim]
-  Tensor lse;                 // acc [q_heads, T]
+  Tensor dq;            // [T, q_heads, head_dim]
+  Tensor dk, dv;        // [T, kv_heads, head_dim]; summed over the query heads of the group
+  Tensor dout, out, q;  // [T, q_heads, head_dim]
+  Tensor k, v;          // [T, kv_heads, head_dim]
+  Tensor lse;           // acc [q_heads, T]
   std::span<const DocumentRange> documents;  // disjoint; gradients of rows of no document become 0
   int64_t kv_head_begin = 0;
   const AttentionPattern* pattern = nullptr;
@@ -129,8 +131,8 @@ class Backend {
 
   // --- normalisation over the last dimension; x and out [T, d] or [T, heads, d] ---
   // kRms: y = x / sqrt(mean(x^2) + eps) * weight (+ bias); kLayer: (x - mean) / sqrt(var + eps) ...
-  // stats acc [rows, 2] = (mean, reciprocal deviation) per row (mean 0 for kRms); bias may be undefined.
-  // stats may be undefined when no backward follows.
+  // stats acc [rows, 2] = (mean, reciprocal deviation) per row (mean 0 for kRms); bias may be
+  // undefined. stats may be undefined when no backward follows.
   virtual void norm_forward(NormKind kind, const Tensor& out, const Tensor& stats, const Tensor& x,
                             const Tensor& weight, const Tensor& bias, double eps) = 0;
   // dx = gradient (+= when accumulate_dx), dweight and dbias acc [d] += (either may be undefined).
@@ -190,7 +192,8 @@ class Backend {
   // Sum of squares in f64, fixed order.
   virtual double sum_of_squares(const Tensor& x) = 0;
   // Decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101). master, m, v, gradient: acc,
-  // contiguous, same numel; weights (dtype A, may be the master itself) receives the rounded master.
+  // contiguous, same numel; weights (dtype A, may be the master itself) receives the rounded
+  // master.
   virtual void adamw_step(const Tensor& weights, const Tensor& master, const Tensor& m,
                           const Tensor& v, const Tensor& gradient, const AdamW& args) = 0;
 };
@@ -206,9 +209,9 @@ std::unique_ptr<Backend> make_cpu_backend(int threads, CpuIsa isa = CpuIsa::kAut
 
 // Runs nothing; counts. Tensors may have null data.
 struct MetaCounts {
-  double flops = 0;            // by unmasked pairs
-  double dense_flops = 0;      // the same with every attention full causal
-  int64_t bytes_moved = 0;     // each operand once
+  double flops = 0;         // by unmasked pairs
+  double dense_flops = 0;   // the same with every attention full causal
+  int64_t bytes_moved = 0;  // each operand once
   int64_t calls = 0;
 };
 class MetaBackend : public Backend {

@@ -25,8 +25,7 @@ class ByteReader {
 
   // Little-endian number.
   template <typename T>
-    requires std::is_arithmetic_v<T>
-  T read(std::string_view field) {
+  requires std::is_arithmetic_v<T> T read(std::string_view field) {
     T value;
     std::memcpy(&value, take(sizeof(T), field).data(), sizeof(T));
     return value;
@@ -35,8 +34,10 @@ class ByteReader {
   // The next `count` bytes.
   std::span<const std::byte> take(uint64_t count, std::string_view field) {
     if (count > remaining()) {
-      fail("{}: {} at offset {} needs {} bytes, but only {} remain; the file is truncated or damaged",
-           file_name_, field, offset_, count, remaining());
+      fail(
+          "{}: {} at offset {} needs {} bytes, but only {} remain; the file is truncated or "
+          "damaged",
+          file_name_, field, offset_, count, remaining());
     }
     auto part = bytes_.subspan(offset_, static_cast<size_t>(count));
     offset_ += static_cast<size_t>(count);

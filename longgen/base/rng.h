@@ -19,9 +19,9 @@ class Rng {
 
   uint32_t next_u32();
   uint64_t next_u64();
-  double uniform();                    // [0, 1), 53 bits
-  uint64_t below(uint64_t bound);      // unbiased, [0, bound); bound > 0
-  double normal();                     // mean 0, variance 1 (Box-Muller, one value a draw)
+  double uniform();                // [0, 1), 53 bits
+  uint64_t below(uint64_t bound);  // unbiased, [0, bound); bound > 0
+  double normal();                 // mean 0, variance 1 (Box-Muller, one value a draw)
 
   uint64_t seed() const { return seed_; }
   uint64_t stream() const { return stream_; }

@@ -13,7 +13,8 @@ namespace {
 int64_t proc_kilobytes(const char* path, std::string_view key) {
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
-    if (line.compare(0, key.size(), key) == 0 && line.size() > key.size() && line[key.size()] == ':') {
+    if (line.compare(0, key.size(), key) == 0 && line.size() > key.size() &&
+        line[key.size()] == ':') {
       return std::stoll(line.substr(key.size() + 1));
     }
   }

@@ -16,12 +16,12 @@
 namespace longgen {
 namespace {
 
-// How long an idle thread watches for the next job before it sleeps. Layers follow each other within
-// microseconds, and waking a sleeper costs tens of them.
+// How long an idle thread watches for the next job before it sleeps. Layers follow each other
+// within microseconds, and waking a sleeper costs tens of them.
 constexpr auto kSpin = std::chrono::microseconds(200);
 
-// One turn of a waiting loop. Now and then the processor is offered to others: on a busy machine the
-// thread that is waited for may need it.
+// One turn of a waiting loop. Now and then the processor is offered to others: on a busy machine
+// the thread that is waited for may need it.
 void relax(int turn) {
   if (turn % 32 == 31) {
     std::this_thread::yield();
@@ -125,8 +125,7 @@ ThreadPool::~ThreadPool() = default;
 
 int ThreadPool::size() const { return static_cast<int>(impl_->workers.size()) + 1; }
 
-void ThreadPool::for_ranges(int64_t count,
-                            const std::function<void(int64_t, int64_t, int)>& body) {
+void ThreadPool::for_ranges(int64_t count, const std::function<void(int64_t, int64_t, int)>& body) {
   const int64_t parts = size();
   const auto part = [&](int thread) {
     const int64_t begin = count / parts * thread + std::min<int64_t>(count % parts, thread);

@@ -17,7 +17,7 @@ class Command {
   virtual std::string example() const = 0;      // one command line, shown at the end of --help
   // `common` outlives the command and is filled when run() is called.
   virtual void add_options(CLI::App& app, const CommonOptions& common) = 0;
-  virtual int run() = 0;                        // the exit code; errors are thrown
+  virtual int run() = 0;  // the exit code; errors are thrown
 };
 
 std::unique_ptr<Command> make_inspect_command();

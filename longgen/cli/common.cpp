@@ -18,9 +18,11 @@ void add_common_options(CLI::App& app, CommonOptions& options) {
       ->capture_default_str()
       ->group("Common");
   app.add_flag("--json", options.json, "Print JSON to stdout")->group("Common");
-  app.add_flag_callback("-v,--verbose", [&options] { options.verbosity = 1; }, "Say more")
+  app.add_flag_callback(
+         "-v,--verbose", [&options] { options.verbosity = 1; }, "Say more")
       ->group("Common");
-  app.add_flag_callback("-q,--quiet", [&options] { options.verbosity = -1; }, "Warnings and errors only")
+  app.add_flag_callback(
+         "-q,--quiet", [&options] { options.verbosity = -1; }, "Warnings and errors only")
       ->group("Common");
 }
 
@@ -46,9 +48,9 @@ namespace {
 template <typename Value>
 CLI::Option* add_length(CLI::App& app, const std::string& flags, Value& value,
                         const std::string& description) {
-  return app.add_option_function<std::string>(
-                flags, [&value](const std::string& text) { value = parse_length(text); },
-                description)
+  return app
+      .add_option_function<std::string>(
+          flags, [&value](const std::string& text) { value = parse_length(text); }, description)
       ->type_name("LENGTH");
 }
 

@@ -13,11 +13,11 @@ namespace longgen::cli {
 
 struct CommonOptions {
   std::string device = "cpu";
-  std::string dtype;      // "", "f32" or "bf16"
-  int threads = 0;        // 0: all
+  std::string dtype;  // "", "f32" or "bf16"
+  int threads = 0;    // 0: all
   uint64_t seed = 0;
   bool json = false;
-  int verbosity = 0;      // -1 under -q
+  int verbosity = 0;  // -1 under -q
 };
 
 // Adds --device, --dtype, --threads, --seed, --json, -v, -q.

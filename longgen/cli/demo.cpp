@@ -32,8 +32,11 @@ class DemoCommand : public Command {
 
   void add_options(CLI::App& app, const CommonOptions& common) override {
     common_ = &common;
-    app.add_option("-o,--output", output_, "Folder for models, texts and results")->capture_default_str();
-    app.add_option("--samples", samples_, "Needles a length")->capture_default_str()->check(CLI::Range(1, 100000));
+    app.add_option("-o,--output", output_, "Folder for models, texts and results")
+        ->capture_default_str();
+    app.add_option("--samples", samples_, "Needles a length")
+        ->capture_default_str()
+        ->check(CLI::Range(1, 100000));
     app.add_option("--rounds", rounds_, "Training steps of 16K tokens each")
         ->capture_default_str()
         ->check(CLI::Range(1, 100000));
@@ -52,14 +55,16 @@ class DemoCommand : public Command {
     }
     const double start = monotonic_seconds();
     prepare_folder();
-    fmt::print("Writing the embedded model ({} parameters, made for {} tokens) and its texts to {}\n",
-               write_demo_model(path("model")), kDemoShort, output_);
+    fmt::print(
+        "Writing the embedded model ({} parameters, made for {} tokens) and its texts to {}\n",
+        write_demo_model(path("model")), kDemoShort, output_);
     fs::create_directories(path("text/extend"));
     write_extension_text(path("text/extend"), rounds_, common_->seed);
     write_file_atomically(path("text/held-out.txt"), demo_held_out_text());
 
-    const bool done = measure("model", "before") && extend("hybrid", true) && measure("hybrid", "hybrid") &&
-                      extend("twin", false) && measure("twin", "twin");
+    const bool done = measure("model", "before") && extend("hybrid", true) &&
+                      measure("hybrid", "hybrid") && extend("twin", false) &&
+                      measure("twin", "twin");
     if (!done) return exit_code_;
     const DemoReport report = read_report();
     fmt::print("\n{}\nin {}; everything is in {}\n", to_table(report),
@@ -74,11 +79,13 @@ class DemoCommand : public Command {
   // An earlier demo's folder is used again; anybody else's is left alone.
   void prepare_folder() const {
     if (fs::exists(output_) && !fs::is_empty(output_) && !fs::exists(path(std::string(kMarker)))) {
-      fail("{} is not empty and was not written by longgen demo; choose another folder with -o", output_);
+      fail("{} is not empty and was not written by longgen demo; choose another folder with -o",
+           output_);
     }
     fs::create_directories(output_);
     write_file_atomically(path(std::string(kMarker)), "");
-    for (const char* part : {"model", "hybrid", "twin", "text", "results"}) fs::remove_all(path(part));
+    for (const char* part : {"model", "hybrid", "twin", "text", "results"})
+      fs::remove_all(path(part));
   }
 
   // Shows the command line and runs it.
@@ -90,7 +97,8 @@ class DemoCommand : public Command {
     }
     fmt::print("{}\n", line);
     std::fflush(stdout);
-    if (common_->threads > 0) arguments.insert(arguments.end(), {"--threads", std::to_string(common_->threads)});
+    if (common_->threads > 0)
+      arguments.insert(arguments.end(), {"--threads", std::to_string(common_->threads)});
     if (!common_->dtype.empty()) arguments.insert(arguments.end(), {"--dtype", common_->dtype});
     if (common_->verbosity < 0) arguments.push_back("--quiet");
     exit_code_ = run_program(arguments);
@@ -98,21 +106,39 @@ class DemoCommand : public Command {
   }
 
   bool measure(const std::string& model, const std::string& name) {
-    return run_step({"eval", path(model), "--tasks", "passkey,short-text", "--passkey-form", "statement",
-                     "--haystack", path("text/held-out.txt"), "--text", path("text/held-out.txt"),
-                     "--lengths", "512,1K,2K,4K", "--samples", std::to_string(samples_), "--depths", "0",
-                     "--bos", "--outside", std::string(kHybrid), "--seed", std::to_string(common_->seed),
-                     "-o", path("results/" + name)});
+    return run_step({"eval",
+                     path(model),
+                     "--tasks",
+                     "passkey,short-text",
+                     "--passkey-form",
+                     "statement",
+                     "--haystack",
+                     path("text/held-out.txt"),
+                     "--text",
+                     path("text/held-out.txt"),
+                     "--lengths",
+                     "512,1K,2K,4K",
+                     "--samples",
+                     std::to_string(samples_),
+                     "--depths",
+                     "0",
+                     "--bos",
+                     "--outside",
+                     std::string(kHybrid),
+                     "--seed",
+                     std::to_string(common_->seed),
+                     "-o",
+                     path("results/" + name)});
   }
 
   bool extend(const std::string& name, bool hybrid) {
-    std::vector<std::string> arguments = {
-        "extend", path("model"), "--data", path("text/extend"), "-o", path(name), "--length", "4K"};
+    std::vector<std::string> arguments = {"extend", path("model"), "--data",   path("text/extend"),
+                                          "-o",     path(name),    "--length", "4K"};
     if (hybrid) arguments.insert(arguments.end(), {"--hybrid", std::string(kHybrid)});
     arguments.insert(arguments.end(),
-                     {"--data.packing", "isolated", "--train.batch_tokens", "16K", "--train.epochs", "1",
-                      "--train.lr", "2e-4", "--train.min_lr", "0", "--train.warmup", "0.05", "--seed",
-                      std::to_string(common_->seed)});
+                     {"--data.packing", "isolated", "--train.batch_tokens", "16K", "--train.epochs",
+                      "1", "--train.lr", "2e-4", "--train.min_lr", "0", "--train.warmup", "0.05",
+                      "--seed", std::to_string(common_->seed)});
     return run_step(std::move(arguments));
   }
 

@@ -27,7 +27,8 @@ double median_rate(const std::filesystem::path& metrics) {
     if (json.value("kind", "") == "train") rates.push_back(json.at("tokens_per_second"));
   }
   require(!rates.empty(), "{} holds no training step", metrics.string());
-  std::nth_element(rates.begin(), rates.begin() + static_cast<int64_t>(rates.size() / 2), rates.end());
+  std::nth_element(rates.begin(), rates.begin() + static_cast<int64_t>(rates.size() / 2),
+                   rates.end());
   return rates[rates.size() / 2];
 }
 
@@ -56,12 +57,15 @@ void add_marks(const DemoModelReport& model, const DemoModelReport& before,
     if (n.outside_count > 0) least_outside = std::min(least_outside, n.outside);
   }
   marks.push_back({fmt::format("{}: at least 90 % of needles at every length: {:.1f} %", model.name,
-                               100 * least), least >= kLeastAfter});
+                               100 * least),
+                   least >= kLeastAfter});
   marks.push_back({fmt::format("{}: the same outside the sparse window: {:.1f} %", model.name,
-                               100 * least_outside), least_outside >= kLeastAfter});
+                               100 * least_outside),
+                   least_outside >= kLeastAfter});
   const double change = model.short_loss / before.short_loss;
   marks.push_back({fmt::format("{}: short-text loss at most 2 % worse: {:+.2f} %", model.name,
-                               100 * (change - 1)), change <= kMostShortLoss});
+                               100 * (change - 1)),
+                   change <= kMostShortLoss});
 }
 
 }  // namespace
@@ -72,8 +76,9 @@ std::vector<DemoReport::Mark> DemoReport::marks() const {
   for (const DemoNeedles& n : before.needles) {
     if (n.length > kDemoShort) most = std::max(most, n.all);
   }
-  marks.push_back({fmt::format("before: at most 10 % of needles beyond 512 tokens: {:.1f} %", 100 * most),
-                   most <= kMostBefore});
+  marks.push_back(
+      {fmt::format("before: at most 10 % of needles beyond 512 tokens: {:.1f} %", 100 * most),
+       most <= kMostBefore});
   add_marks(hybrid, before, marks);
   add_marks(twin, before, marks);
   return marks;
@@ -92,10 +97,11 @@ DemoModelReport read_demo_model_report(const std::string& name, const std::files
     const Json json = Json::parse(read_text_file(results)).at("results");
     for (const Json& length : json.at("passkey").at("lengths")) {
       const Json& outside = length.at("outside");
-      report.needles.push_back({.length = length.at("length"),
-                                .all = length.at("score"),
-                                .outside_count = outside.at("samples"),
-                                .outside = outside.at("score").is_null() ? 0.0 : outside.at("score").get<double>()});
+      report.needles.push_back(
+          {.length = length.at("length"),
+           .all = length.at("score"),
+           .outside_count = outside.at("samples"),
+           .outside = outside.at("score").is_null() ? 0.0 : outside.at("score").get<double>()});
     }
     report.short_loss = json.at("short-text").at("nll");
   } catch (const Json::exception& error) {
@@ -110,7 +116,8 @@ DemoModelReport read_demo_model_report(const std::string& name, const std::files
 std::string to_table(const DemoReport& report) {
   std::string text = "Needles found, percent: all / those outside the hybrid's sparse window\n";
   text += fmt::format("{:<14}", "");
-  for (const DemoNeedles& n : report.before.needles) text += fmt::format("{:>11}", format_length(n.length));
+  for (const DemoNeedles& n : report.before.needles)
+    text += fmt::format("{:>11}", format_length(n.length));
   text += fmt::format("{:>20}{:>12}{:>16}\n", "short-text loss", "KV at 4K", "training");
   for (const DemoModelReport* model : {&report.before, &report.hybrid, &report.twin}) {
     text += row(*model, report.before.short_loss);

@@ -19,8 +19,8 @@ struct DemoNeedles {
 struct DemoModelReport {
   std::string name;
   std::vector<DemoNeedles> needles;
-  double short_loss = 0;           // nats a token
-  int64_t kv_bytes = 0;            // of one sequence at the longest length
+  double short_loss = 0;               // nats a token
+  int64_t kv_bytes = 0;                // of one sequence at the longest length
   double train_tokens_per_second = 0;  // 0: was not trained
 };
 
@@ -37,8 +37,8 @@ struct DemoReport {
   bool passed() const;
 };
 
-// From results.json of `longgen eval`, config.json of the model and metrics.jsonl of `longgen extend`
-// (none when empty). Throws Error naming the file when something is missing.
+// From results.json of `longgen eval`, config.json of the model and metrics.jsonl of `longgen
+// extend` (none when empty). Throws Error naming the file when something is missing.
 DemoModelReport read_demo_model_report(const std::string& name, const std::filesystem::path& model,
                                        const std::filesystem::path& results,
                                        const std::filesystem::path& metrics);

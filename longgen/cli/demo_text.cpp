@@ -37,7 +37,8 @@ std::vector<fs::path> files_below(const std::vector<fs::path>& paths) {
       continue;
     }
     for (const auto& entry : fs::recursive_directory_iterator(path)) {
-      if (entry.is_regular_file() && entry.path().extension() == ".txt") files.push_back(entry.path());
+      if (entry.is_regular_file() && entry.path().extension() == ".txt")
+        files.push_back(entry.path());
     }
   }
   std::sort(files.begin(), files.end());

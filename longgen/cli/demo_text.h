@@ -9,8 +9,8 @@
 namespace longgen::cli {
 
 // Every document is BOS and length - 1 bytes.
-inline constexpr int64_t kDemoShort = 512;   // what the model was pretrained at
-inline constexpr int64_t kDemoLong = 4096;   // what it is extended to
+inline constexpr int64_t kDemoShort = 512;  // what the model was pretrained at
+inline constexpr int64_t kDemoLong = 4096;  // what it is extended to
 
 // The two books that are part of the program, as ASCII.
 std::vector<std::string> demo_books();
@@ -24,8 +24,8 @@ void write_pretraining_text(const std::filesystem::path& file,
                             uint64_t seed);
 
 // `rounds` times 16K tokens in one JSONL file a length: one document of 4,096 tokens, two of 2,048,
-// four of 1,024 and eight of 512; of them 80, 70, 60 and 35 % with planted facts, the rest windows of
-// the books.
+// four of 1,024 and eight of 512; of them 80, 70, 60 and 35 % with planted facts, the rest windows
+// of the books.
 void write_extension_text(const std::filesystem::path& folder, int64_t rounds, uint64_t seed);
 
 }  // namespace longgen::cli

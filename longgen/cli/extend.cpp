@@ -62,8 +62,8 @@ class ExtendCommand : public Command {
     if (!given.contains("model.rope_theta") && length > old_length &&
         config.position == model::PositionKind::kRope) {
       recipe.model.rope_theta = model::extended_rope_theta(config.rope.theta, old_length, length);
-      info("RoPE base {:.6g} -> {:.6g} for {} -> {} tokens", config.rope.theta, recipe.model.rope_theta,
-           format_length(old_length), format_length(length));
+      info("RoPE base {:.6g} -> {:.6g} for {} -> {} tokens", config.rope.theta,
+           recipe.model.rope_theta, format_length(old_length), format_length(length));
     }
     if (!given.contains("train.lr")) recipe.train.lr = extension_lr(model::parameter_count(config));
     if (!given.contains("train.batch_tokens")) recipe.train.batch_tokens = train::kAutomaticBatch;

@@ -34,15 +34,18 @@ class GenerateCommand : public Command {
   void add_options(CLI::App& app, const CommonOptions& common) override {
     common_ = &common;
     app.add_option("model", model_, "Model folder or GGUF file")->required();
-    app.add_option("-p,--prompt", prompts_, "Prompt; repeat it for several")->allow_extra_args(false);
+    app.add_option("-p,--prompt", prompts_, "Prompt; repeat it for several")
+        ->allow_extra_args(false);
     app.add_option("-f,--file", files_, "File that holds a prompt; - reads stdin")
         ->allow_extra_args(false);
     add_length_option(app, "-n,--max-new-tokens", max_new_tokens_, "Tokens to generate (128)");
     app.add_option("--temperature", sampling_.temperature, "0 is greedy")->capture_default_str();
-    app.add_option("--top-k", sampling_.top_k, "Keep the k most likely; 0 is off")->capture_default_str();
+    app.add_option("--top-k", sampling_.top_k, "Keep the k most likely; 0 is off")
+        ->capture_default_str();
     app.add_option("--top-p", sampling_.top_p, "Keep the most likely up to this probability")
         ->capture_default_str();
-    app.add_option("--min-p", sampling_.min_p, "Drop what is less likely than this share of the best")
+    app.add_option("--min-p", sampling_.min_p,
+                   "Drop what is less likely than this share of the best")
         ->capture_default_str();
     app.add_option("--stop", stops_, "Stop string; repeat it for several")->allow_extra_args(false);
     app.add_flag("--special", special_, "Special tokens written in the prompt are meant as such");
@@ -63,7 +66,9 @@ class GenerateCommand : public Command {
     std::vector<infer::Request> requests;
     int64_t longest = 0;
     for (size_t i = 0; i < prompts_.size(); ++i) {
-      infer::Request request{.max_new_tokens = max_new_tokens_, .sampling = sampling_, .stop = stops_,
+      infer::Request request{.max_new_tokens = max_new_tokens_,
+                             .sampling = sampling_,
+                             .stop = stops_,
                              .ignore_end_of_text = ignore_eos_};
       request.prompt = loader.tokenizer().encode(
           prompts_[i], {.add_bos = loader.tokenizer().adds_bos(), .parse_special = special_});
@@ -120,11 +125,12 @@ class GenerateCommand : public Command {
     for (size_t i = 0; i < completions.size(); ++i) {
       const infer::Completion& completion = completions[i];
       if (common_->json) {
-        fmt::print("{}\n", nlohmann::json{{"prompt", prompts_[i]},
-                                          {"text", completion.text},
-                                          {"tokens", completion.ids},
-                                          {"finish_reason", infer::finish_reason_name(completion.reason)}}
-                               .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+        fmt::print("{}\n",
+                   nlohmann::json{{"prompt", prompts_[i]},
+                                  {"text", completion.text},
+                                  {"tokens", completion.ids},
+                                  {"finish_reason", infer::finish_reason_name(completion.reason)}}
+                       .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
       } else {
         fmt::print("--- prompt {} of {}\n{}\n", i + 1, completions.size(), completion.text);
       }
@@ -142,8 +148,9 @@ class GenerateCommand : public Command {
     fmt::print(stderr, "KV cache {} in use (peak {}); all layers full {}\n",
                format_bytes(stats.kv_bytes_in_use), format_bytes(stats.kv_bytes_peak),
                format_bytes(stats.kv_bytes_all_full));
-    fmt::print(stderr, "peak resident memory {} ({} weights, {})\n", format_bytes(peak_resident_bytes()),
-               format_bytes(loaded.weights->bytes()), loaded.backend->description());
+    fmt::print(stderr, "peak resident memory {} ({} weights, {})\n",
+               format_bytes(peak_resident_bytes()), format_bytes(loaded.weights->bytes()),
+               loaded.backend->description());
   }
 
   const CommonOptions* common_ = nullptr;

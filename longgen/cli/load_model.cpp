@@ -12,7 +12,9 @@
 namespace longgen::cli {
 
 ModelLoader::ModelLoader(const std::string& path, const CommonOptions& common)
-    : file_(formats::ModelFile::open(path)), config_(file_.config()), backend_(make_backend(common)) {
+    : file_(formats::ModelFile::open(path)),
+      config_(file_.config()),
+      backend_(make_backend(common)) {
   require(file_.has_weights(), "{} has no weights; give a model folder or a GGUF file", path);
   tokenizer_ = tokenizer::Tokenizer::load(file_);
   dtype_ = dtype_or(common, backend_->preferred_dtype());
@@ -24,11 +26,12 @@ void ModelLoader::check_memory(int64_t other_bytes, const std::string& what) con
   const int64_t available = available_memory_bytes();
   debug("memory: weights {}, {} {}, available {}", format_bytes(weights), what,
         format_bytes(other_bytes), format_bytes(available));
-  require(weights + other_bytes <= available,
-          "this needs {} of weights and {} of {}, together {}, but only {} of memory are free; use a "
-          "shorter context, fewer sequences, or --dtype bf16",
-          format_bytes(weights), format_bytes(other_bytes), what, format_bytes(weights + other_bytes),
-          format_bytes(available));
+  require(
+      weights + other_bytes <= available,
+      "this needs {} of weights and {} of {}, together {}, but only {} of memory are free; use a "
+      "shorter context, fewer sequences, or --dtype bf16",
+      format_bytes(weights), format_bytes(other_bytes), what, format_bytes(weights + other_bytes),
+      format_bytes(available));
 }
 
 void ModelLoader::check_engine(const infer::EngineOptions& options) const {

@@ -30,10 +30,11 @@ class ModelLoader {
   DType dtype() const { return dtype_; }
   Backend& backend() const { return *backend_; }
 
-  // Throws Error with the numbers when weights, `what` (bytes of the rest) do not fit the memory that
-  // is free. Says what will be used at verbosity 1.
+  // Throws Error with the numbers when weights, `what` (bytes of the rest) do not fit the memory
+  // that is free. Says what will be used at verbosity 1.
   void check_memory(int64_t other_bytes, const std::string& what) const;
-  // As check_memory for an engine, and a warning when positions go beyond what the model was made for.
+  // As check_memory for an engine, and a warning when positions go beyond what the model was made
+  // for.
   void check_engine(const infer::EngineOptions& options) const;
 
   LoadedModel load() &&;

@@ -29,9 +29,10 @@ std::vector<std::unique_ptr<Command>> all_commands() {
 }  // namespace
 
 int run_program(std::span<const std::string> arguments) {
-  CLI::App app("Extends a short-context language model to a long-context one that is cheap to train "
-               "and to serve.",
-               "longgen");
+  CLI::App app(
+      "Extends a short-context language model to a long-context one that is cheap to train "
+      "and to serve.",
+      "longgen");
   app.set_version_flag("--version", "longgen " LONGGEN_VERSION);
   app.require_subcommand(1);
   app.failure_message([](const CLI::App*, const CLI::Error& error) {

@@ -22,7 +22,8 @@ std::string question_and_answer(std::string_view kind, std::string_view digits) 
   return fmt::format("{} {}.", key_question(kind), digits);
 }
 
-// Where a statement may stand: after the next full stop, else before the next space, else right there.
+// Where a statement may stand: after the next full stop, else before the next space, else right
+// there.
 size_t boundary(std::string_view filler, size_t place) {
   const size_t stop = filler.find(". ", place);
   if (stop != std::string_view::npos && stop < place + 200) return stop + 1;
@@ -50,8 +51,14 @@ std::string key_question(std::string_view kind) {
 
 std::string to_ascii(std::string_view text) {
   static constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kReplacements = {
-      {{"\u2018", "'"}, {"\u2019", "'"}, {"\u201c", "\""}, {"\u201d", "\""},
-       {"\u2013", "-"}, {"\u2014", "--"}, {"\u2026", "..."}, {"\u00a0", " "}}};
+      {{"\u2018", "'"},
+       {"\u2019", "'"},
+       {"\u201c", "\""},
+       {"\u201d", "\""},
+       {"\u2013", "-"},
+       {"\u2014", "--"},
+       {"\u2026", "..."},
+       {"\u00a0", " "}}};
   std::string ascii;
   ascii.reserve(text.size());
   while (!text.empty()) {
@@ -73,8 +80,8 @@ SyntheticText::SyntheticText(std::span<const std::string> books, uint64_t seed, 
     : books_(books), rng_(seed, stream) {
   require(!books.empty(), "no books to draw text from");
   for (const std::string& text : books) {
-    require(text.size() >= 8192, "a book of {} bytes is too short to draw text from; use 8 KiB or more",
-            text.size());
+    require(text.size() >= 8192,
+            "a book of {} bytes is too short to draw text from; use 8 KiB or more", text.size());
   }
 }
 
@@ -109,14 +116,16 @@ std::string SyntheticText::statement(std::string_view kind, std::string_view dig
 
 std::string SyntheticText::plain(int64_t bytes) {
   const std::string& text = book();
-  return text.substr(rng_.below(text.size() - static_cast<size_t>(bytes) + 1), static_cast<size_t>(bytes));
+  return text.substr(rng_.below(text.size() - static_cast<size_t>(bytes) + 1),
+                     static_cast<size_t>(bytes));
 }
 
 std::string SyntheticText::assemble(int64_t bytes, std::vector<Insert> inserts,
                                     const std::string& ending) {
   auto filler_bytes = bytes - static_cast<int64_t>(ending.size());
   for (const Insert& insert : inserts) filler_bytes -= static_cast<int64_t>(insert.text.size());
-  require(filler_bytes >= 0, "{} bytes are too few for a document with {} facts", bytes, inserts.size());
+  require(filler_bytes >= 0, "{} bytes are too few for a document with {} facts", bytes,
+          inserts.size());
   const std::string filler = plain(filler_bytes);
   std::stable_sort(inserts.begin(), inserts.end(),
                    [](const Insert& a, const Insert& b) { return a.place < b.place; });

@@ -1,6 +1,6 @@
-// Generated documents that teach a small model to look things up far back: facts planted in filler and
-// asked for later, repeated strings, lists of pairs. Every document has an exact number of bytes, so
-// that isolated packing leaves no padding under a byte-level tokenizer.
+// Generated documents that teach a small model to look things up far back: facts planted in filler
+// and asked for later, repeated strings, lists of pairs. Every document has an exact number of
+// bytes, so that isolated packing leaves no padding under a byte-level tokenizer.
 #pragma once
 
 #include <cstdint>

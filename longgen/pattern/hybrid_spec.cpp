@@ -10,7 +10,8 @@ namespace longgen {
 namespace {
 
 constexpr std::string_view kFullHelp =
-    "full= takes middle:K, top:K, bottom:K, interleaved:K (K a number or a fraction such as 1/3) or a "
+    "full= takes middle:K, top:K, bottom:K, interleaved:K (K a number or a fraction such as 1/3) "
+    "or a "
     "list such as 10-21";
 constexpr std::string_view kSparseHelp =
     "sparse= takes sink-window, strided, or a list of local:N, sink:N, stride:N, block:N, offset:N "
@@ -46,8 +47,9 @@ void parse_full_count(std::string_view text, std::string_view word, HybridSpec& 
     const std::string_view decimals = text.substr(point + 1);
     if (decimals.size() > 6) fail_usage("hybrid: \"{}\" has more than six decimals", word);
     for (size_t i = 0; i < decimals.size(); ++i) spec.denominator *= 10;
-    spec.numerator = (point == 0 ? 0 : parse_count(text.substr(0, point), word)) * spec.denominator +
-                     parse_count(decimals, word);
+    spec.numerator =
+        (point == 0 ? 0 : parse_count(text.substr(0, point), word)) * spec.denominator +
+        parse_count(decimals, word);
     spec.is_fraction = true;
   } else {
     spec.numerator = parse_count(text, word);
@@ -62,11 +64,16 @@ void parse_full(std::string_view value, HybridSpec& spec) {
   const size_t colon = value.find(':');
   if (colon != std::string_view::npos) {
     const std::string_view name = value.substr(0, colon);
-    if (name == "middle") spec.placement = Placement::kMiddle;
-    else if (name == "top") spec.placement = Placement::kTop;
-    else if (name == "bottom") spec.placement = Placement::kBottom;
-    else if (name == "interleaved") spec.placement = Placement::kInterleaved;
-    else fail_usage("hybrid: unknown placement \"{}\"; {}", name, kFullHelp);
+    if (name == "middle")
+      spec.placement = Placement::kMiddle;
+    else if (name == "top")
+      spec.placement = Placement::kTop;
+    else if (name == "bottom")
+      spec.placement = Placement::kBottom;
+    else if (name == "interleaved")
+      spec.placement = Placement::kInterleaved;
+    else
+      fail_usage("hybrid: unknown placement \"{}\"; {}", name, kFullHelp);
     parse_full_count(value.substr(colon + 1), value, spec);
     return;
   }
@@ -133,9 +140,9 @@ std::vector<int64_t> full_layers(const HybridSpec& spec, int64_t layers) {
     }
     return spec.full_list;
   }
-  const int64_t count = spec.is_fraction ? (2 * spec.numerator * layers + spec.denominator) /
-                                               (2 * spec.denominator)
-                                         : spec.numerator;
+  const int64_t count =
+      spec.is_fraction ? (2 * spec.numerator * layers + spec.denominator) / (2 * spec.denominator)
+                       : spec.numerator;
   if (count > layers) fail_usage("hybrid: {} full layers, but the model has {}", count, layers);
   std::vector<int64_t> list(static_cast<size_t>(count));
   if (spec.placement == Placement::kInterleaved) {
@@ -163,8 +170,10 @@ HybridSpec HybridSpec::parse(std::string_view text) {
       parse_sparse(word.substr(7), spec);
       has_sparse = true;
     } else {
-      fail_usage("hybrid: cannot read \"{}\"; write full=... sparse=..., for example "
-                 "\"full=middle:1/3 sparse=sink-window\"", word);
+      fail_usage(
+          "hybrid: cannot read \"{}\"; write full=... sparse=..., for example "
+          "\"full=middle:1/3 sparse=sink-window\"",
+          word);
     }
   }
   if (!has_full) fail_usage("hybrid: \"{}\" does not say full=; {}", text, kFullHelp);
@@ -177,7 +186,8 @@ std::vector<AttentionPattern> HybridSpec::resolve(int64_t num_layers, int64_t nu
   if (offset_per_head) {
     if (pattern.stride == 0) fail_usage("hybrid: offset:heads needs stride:N");
     pattern.offsets.resize(static_cast<size_t>(num_kv_heads));
-    for (int64_t h = 0; h < num_kv_heads; ++h) pattern.offsets[h] = h * pattern.stride / num_kv_heads;
+    for (int64_t h = 0; h < num_kv_heads; ++h)
+      pattern.offsets[h] = h * pattern.stride / num_kv_heads;
   }
   try {
     pattern.validate(num_kv_heads);

@@ -73,7 +73,8 @@ int64_t pairs_before(const AttentionPattern& p, int64_t n, int64_t offset) {
 void AttentionPattern::validate(int64_t num_kv_heads) const {
   require(block_size == 16 || block_size == 32 || block_size == 64 || block_size == 128,
           "attention pattern: block size {}; use 16, 32, 64 or 128", block_size);
-  require(local_blocks >= 1, "attention pattern: local is {}; the diagonal block counts, so use 1 or more",
+  require(local_blocks >= 1,
+          "attention pattern: local is {}; the diagonal block counts, so use 1 or more",
           local_blocks);
   require(sink_blocks >= 0, "attention pattern: sink is {}; use 0 or more", sink_blocks);
   require(stride >= 0, "attention pattern: stride is {}; use 0 (none) or more", stride);
@@ -142,8 +143,7 @@ bool AttentionPattern::is_live(int64_t key_block, int64_t position, int64_t kv_h
   return key_block > query_block || sees_block(query_block, key_block, kv_head);
 }
 
-int64_t AttentionPattern::live_blocks(int64_t num_blocks, int64_t position,
-                                      int64_t kv_head) const {
+int64_t AttentionPattern::live_blocks(int64_t num_blocks, int64_t position, int64_t kv_head) const {
   const int64_t query_block = position / block_size;
   const int64_t window = is_full() ? 0 : std::max<int64_t>(query_block - local_blocks + 1, 0);
   const int64_t before = std::min(window, num_blocks);

@@ -4,8 +4,8 @@
 // block j <= i iff
 //     i - j < local_blocks   or   j < sink_blocks   or
 //     (stride > 0 and (j + 1 + offset[kv_head]) % stride == 0)
-// and inside the diagonal block (i == j) only keys at or before the query. Sinks are positional: the
-// first blocks of the document. After LongGen (arXiv 2410.01485), section 3.
+// and inside the diagonal block (i == j) only keys at or before the query. Sinks are positional:
+// the first blocks of the document. After LongGen (arXiv 2410.01485), section 3.
 #pragma once
 
 #include <cstdint>
@@ -26,10 +26,10 @@ struct BlockRange {
 struct AttentionPattern {
   static constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
 
-  int64_t block_size = 64;        // tokens; 16, 32, 64 or 128
+  int64_t block_size = 64;  // tokens; 16, 32, 64 or 128
   int64_t sink_blocks = 0;
-  int64_t local_blocks = kAll;    // counts the diagonal block; kAll is full attention
-  int64_t stride = 0;             // blocks; 0: none
+  int64_t local_blocks = kAll;         // counts the diagonal block; kAll is full attention
+  int64_t stride = 0;                  // blocks; 0: none
   std::vector<int64_t> offsets = {0};  // one for all KV heads, or one per (global) KV head
 
   static AttentionPattern full(int64_t block_size = 64) { return {.block_size = block_size}; }
@@ -45,9 +45,7 @@ struct AttentionPattern {
     return offsets.size() == 1 ? offsets[0] : offsets[static_cast<size_t>(kv_head)];
   }
   // True when heads a and b see the same blocks, so that they may share a block table.
-  bool same_for_heads(int64_t a, int64_t b) const {
-    return stride == 0 || offset(a) == offset(b);
-  }
+  bool same_for_heads(int64_t a, int64_t b) const { return stride == 0 || offset(a) == offset(b); }
 
   bool sees_block(int64_t query_block, int64_t key_block, int64_t kv_head) const;
   bool sees(int64_t query_position, int64_t key_position, int64_t kv_head) const;
@@ -69,7 +67,8 @@ struct AttentionPattern {
   // Whether some query at or after `position` sees the key block.
   bool is_live(int64_t key_block, int64_t position, int64_t kv_head) const;
 
-  // The number of key blocks among [0, num_blocks) that are live for queries at or after `position`.
+  // The number of key blocks among [0, num_blocks) that are live for queries at or after
+  // `position`.
   int64_t live_blocks(int64_t num_blocks, int64_t position, int64_t kv_head) const;
 
   // Tokens kept after `length` tokens: those in the blocks that query length - 1 sees. 0 for 0.

@@ -28,7 +28,8 @@ void* HostMemory::allocate(int64_t bytes) {
   }
   auto* begin = static_cast<std::byte*>(raw);
   const auto address = reinterpret_cast<uintptr_t>(begin);
-  std::byte* aligned = begin + (kLargePage - static_cast<int64_t>(address % kLargePage)) % kLargePage;
+  std::byte* aligned =
+      begin + (kLargePage - static_cast<int64_t>(address % kLargePage)) % kLargePage;
   const int64_t mapped = round_up<int64_t>(bytes, 4096);
   if (aligned != begin) munmap(begin, static_cast<size_t>(aligned - begin));
   const int64_t tail = begin + padded - (aligned + mapped);

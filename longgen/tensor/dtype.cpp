@@ -54,7 +54,8 @@ f16 float_to_f16(float value) {
   const auto sign = static_cast<uint16_t>((u >> 16) & 0x8000u);
   const uint32_t magnitude = u & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};  // NaN
-  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to infinity
+  if (magnitude >= 0x477ff000u)
+    return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to infinity
   if (magnitude < 0x38800000u) {  // subnormal: count units of 2^-24, nearest even
     const float units = std::ldexp(std::bit_cast<float>(magnitude), 24);
     return {static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(units)))};

@@ -51,8 +51,8 @@ Tensor Tensor::slice(int axis, int64_t begin, int64_t count) const {
   return part;
 }
 
-// Walks both shapes from the back; a group of old dimensions that is contiguous within itself may be
-// cut anew, so views such as [T, heads * d] -> [T, heads, d] of strided rows work.
+// Walks both shapes from the back; a group of old dimensions that is contiguous within itself may
+// be cut anew, so views such as [T, heads * d] -> [T, heads, d] of strided rows work.
 Tensor Tensor::reshape(std::initializer_list<int64_t> shape) const {
   Tensor view(data_, dtype_, shape, device_);
   require(view.numel() == numel(), "{} cannot be seen as {}", shape_string(), view.shape_string());

@@ -1,5 +1,5 @@
-// A non-owning view of numbers: pointer, element type, up to four dimensions with 64-bit strides (in
-// elements), last dimension contiguous.
+// A non-owning view of numbers: pointer, element type, up to four dimensions with 64-bit strides
+// (in elements), last dimension contiguous.
 #pragma once
 
 #include <array>
@@ -36,8 +36,8 @@ class Tensor {
   DType dtype() const { return dtype_; }
   Device device() const { return device_; }
   int rank() const { return rank_; }
-  int64_t dim(int i) const { return shape_[check_axis(i)]; }        // negative: from the end
-  int64_t stride(int i) const { return stride_[check_axis(i)]; }    // in elements
+  int64_t dim(int i) const { return shape_[check_axis(i)]; }      // negative: from the end
+  int64_t stride(int i) const { return stride_[check_axis(i)]; }  // in elements
   std::span<const int64_t> shape() const { return {shape_.data(), static_cast<size_t>(rank_)}; }
   int64_t numel() const;
   int64_t bytes() const { return numel() * dtype_size(dtype_); }
@@ -56,7 +56,8 @@ class Tensor {
 
   // `count` entries of `axis` from `begin`; shares memory.
   Tensor slice(int axis, int64_t begin, int64_t count) const;
-  // The same elements under another shape. Splits or merges dimensions; throws when strides forbid it.
+  // The same elements under another shape. Splits or merges dimensions; throws when strides forbid
+  // it.
   Tensor reshape(std::initializer_list<int64_t> shape) const;
 
  private:

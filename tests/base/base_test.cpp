@@ -3,8 +3,8 @@
 #include <sys/resource.h>
 
 #include <atomic>
-#include <csignal>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <numeric>
 
@@ -129,14 +129,21 @@ TEST(ThreadPoolTest, ManySmallJobsAndExceptions) {
   std::atomic<int64_t> sum{0};
   for (int i = 0; i < 20'000; ++i) pool.for_each(4, [&](int64_t k, int) { sum += k; });
   EXPECT_EQ(sum, 20'000 * 6);
-  EXPECT_THROW(pool.for_each(64, [](int64_t k, int) { if (k == 63) fail("stop"); }), Error);
+  EXPECT_THROW(pool.for_each(64,
+                             [](int64_t k, int) {
+                               if (k == 63) fail("stop");
+                             }),
+               Error);
   pool.for_each(4, [&](int64_t, int) { ++sum; });
   EXPECT_EQ(sum, 20'000 * 6 + 4);
 }
 
 TEST_F(TemporaryFolder, AtomicFileAppearsWholeOrNot) {
   const fs::path path = folder_ / "out";
-  { AtomicFile file(path); file.write("half"); }
+  {
+    AtomicFile file(path);
+    file.write("half");
+  }
   EXPECT_TRUE(fs::is_empty(folder_));
   write_file_atomically(path, "first");
   {
@@ -146,7 +153,8 @@ TEST_F(TemporaryFolder, AtomicFileAppearsWholeOrNot) {
     file.commit();
   }
   EXPECT_EQ(read_text_file(path), "second");
-  EXPECT_THAT(message_of([&] { write_file_atomically(folder_ / "no" / "x", ""); }), HasSubstr("no/x"));
+  EXPECT_THAT(message_of([&] { write_file_atomically(folder_ / "no" / "x", ""); }),
+              HasSubstr("no/x"));
 }
 
 TEST_F(TemporaryFolder, FullDiskLeavesTheOldFile) {
@@ -158,7 +166,8 @@ TEST_F(TemporaryFolder, FullDiskLeavesTheOldFile) {
   const rlimit small{4096, before.rlim_max};
   std::signal(SIGXFSZ, SIG_IGN);
   setrlimit(RLIMIT_FSIZE, &small);
-  const std::string text = message_of([&] { write_file_atomically(path, std::string(100'000, 'x')); });
+  const std::string text =
+      message_of([&] { write_file_atomically(path, std::string(100'000, 'x')); });
   setrlimit(RLIMIT_FSIZE, &before);
   EXPECT_THAT(text, HasSubstr("cannot write"));
   EXPECT_EQ(read_text_file(path), "old");

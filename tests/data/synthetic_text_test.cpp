@@ -14,7 +14,8 @@ using ::testing::HasSubstr;
 
 std::vector<std::string> books() {
   std::string text;
-  for (int i = 0; text.size() < 20000; ++i) text += fmt::format("Sentence {} says a little more. ", i);
+  for (int i = 0; text.size() < 20000; ++i)
+    text += fmt::format("Sentence {} says a little more. ", i);
   return {text, "Another book. " + text};
 }
 
@@ -38,10 +39,12 @@ TEST(SyntheticTextTest, EveryQuestionHasItsAnswerInTheText) {
   int questions = 0;
   for (int i = 0; i < 300; ++i) {
     const std::string document = source.needles(i % 2 == 0 ? 511 : 2047);
-    for (std::sregex_iterator it(document.begin(), document.end(), question), end; it != end; ++it) {
+    for (std::sregex_iterator it(document.begin(), document.end(), question), end; it != end;
+         ++it) {
       ++questions;
       const std::string before = document.substr(0, static_cast<size_t>(it->position()));
-      EXPECT_THAT(before, HasSubstr(fmt::format("he {} is {}", it->str(1), it->str(2)))) << document;
+      EXPECT_THAT(before, HasSubstr(fmt::format("he {} is {}", it->str(1), it->str(2))))
+          << document;
     }
   }
   EXPECT_GT(questions, 300);

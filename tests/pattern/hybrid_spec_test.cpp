@@ -44,7 +44,8 @@ TEST(HybridSpecTest, SparsePatterns) {
   const auto window = HybridSpec::parse("sparse=sink-window full=middle:1").resolve(4, 2);
   EXPECT_EQ(window[0], (AttentionPattern{.sink_blocks = 1, .local_blocks = 32}));
   const auto strided =
-      HybridSpec::parse("full=middle:1 sparse=local:4,stride:8,offset:heads,block:16").resolve(4, 4);
+      HybridSpec::parse("full=middle:1 sparse=local:4,stride:8,offset:heads,block:16")
+          .resolve(4, 4);
   EXPECT_THAT(strided[0].offsets, ElementsAre(0, 2, 4, 6));
   EXPECT_EQ(strided[0].block_size, 16);
   EXPECT_EQ(strided[1].block_size, 16);  // the full layer shares the block size
@@ -72,7 +73,8 @@ TEST(HybridSpecTest, ErrorsNameTheWord) {
   EXPECT_THAT(message("full=middle:3 sparse=local:2,block:48"), HasSubstr("48"));
   EXPECT_THAT(message("full=middle:3 sparse=local:0"), HasSubstr("local"));
   EXPECT_THAT(message("full=middle:3 sparse=local:2,stride:4,offset:4"), HasSubstr("offset 4"));
-  EXPECT_THAT(message("full=middle:99999999999999999999 sparse=local:2"), HasSubstr("whole number"));
+  EXPECT_THAT(message("full=middle:99999999999999999999 sparse=local:2"),
+              HasSubstr("whole number"));
 }
 
 }  // namespace

@@ -24,12 +24,14 @@ Case random_case(Rng& rng) {
   c.head = static_cast<int64_t>(rng.below(static_cast<uint64_t>(c.heads)));
   AttentionPattern& p = c.pattern;
   p.block_size = int64_t{16} << rng.below(4);
-  p.local_blocks = rng.below(8) == 0 ? AttentionPattern::kAll : 1 + static_cast<int64_t>(rng.below(9));
+  p.local_blocks =
+      rng.below(8) == 0 ? AttentionPattern::kAll : 1 + static_cast<int64_t>(rng.below(9));
   p.sink_blocks = static_cast<int64_t>(rng.below(4));
   p.stride = static_cast<int64_t>(rng.below(7));
   if (p.stride > 0) {
     p.offsets.assign(rng.below(2) == 0 ? 1 : static_cast<size_t>(c.heads), 0);
-    for (auto& offset : p.offsets) offset = static_cast<int64_t>(rng.below(static_cast<uint64_t>(p.stride)));
+    for (auto& offset : p.offsets)
+      offset = static_cast<int64_t>(rng.below(static_cast<uint64_t>(p.stride)));
   }
   p.validate(c.heads);
   return c;
@@ -94,7 +96,8 @@ TEST(PatternTest, Liveness) {
     const Case c = random_case(rng);
     const auto& p = c.pattern;
     const int64_t blocks = 1 + static_cast<int64_t>(rng.below(24));
-    const int64_t position = static_cast<int64_t>(rng.below(static_cast<uint64_t>(blocks * p.block_size)));
+    const int64_t position =
+        static_cast<int64_t>(rng.below(static_cast<uint64_t>(blocks * p.block_size)));
     int64_t live = 0;
     for (int64_t j = 0; j < blocks; ++j) {
       bool any = false;  // far enough beyond the window to see what lasts
@@ -111,7 +114,8 @@ TEST(PatternTest, TokensKeptAndPairs) {
   for (int n = 0; n < kCases / 10; ++n) {
     Case c = random_case(rng);
     const auto& p = c.pattern;
-    const int64_t length = 1 + static_cast<int64_t>(rng.below(static_cast<uint64_t>(24 * p.block_size)));
+    const int64_t length =
+        1 + static_cast<int64_t>(rng.below(static_cast<uint64_t>(24 * p.block_size)));
     const int64_t begin = static_cast<int64_t>(rng.below(static_cast<uint64_t>(length)));
     int64_t pairs = 0, kept = 0;
     for (int64_t q = 0; q < length; ++q) {
@@ -123,7 +127,8 @@ TEST(PatternTest, TokensKeptAndPairs) {
       if (q >= begin) pairs += row;
       kept = row;
     }
-    ASSERT_EQ(p.pairs(begin, length, c.head), pairs) << p.to_string() << " " << begin << " " << length;
+    ASSERT_EQ(p.pairs(begin, length, c.head), pairs)
+        << p.to_string() << " " << begin << " " << length;
     ASSERT_EQ(p.tokens_kept(length, c.head), kept) << p.to_string() << " " << length;
   }
 }
