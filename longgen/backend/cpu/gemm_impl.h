@@ -30,7 +30,9 @@ void multiply_panel(int64_t depth, const float* a, const float* b, float* c, int
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-      for (int j = 0; j < kNv; ++j) acc[i][j] += a[i] * column[j];
+      for (int j = 0; j < kNv; ++j) {
+        acc[i][j] = multiply_add(broadcast(a[i]), column[j], acc[i][j]);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -69,7 +71,9 @@ struct FloatDot {
   static constexpr int kStep = kLanes;
   LONGGEN_SIMD static Vf load(const T* p) { return longgen::load(p); }
   LONGGEN_SIMD static Vf load(const T* p, int64_t n) { return longgen::load(p, n); }
-  LONGGEN_SIMD static Vf multiply_add(Vf acc, Vf x, Vf w) { return acc + x * w; }
+  LONGGEN_SIMD static Vf multiply_add(Vf acc, Vf x, Vf w) {
+    return longgen::multiply_add(x, w, acc);
+  }
 };
 
 template <typename T>

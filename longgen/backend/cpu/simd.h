@@ -86,6 +86,20 @@ LONGGEN_SIMD void store(uint16_t* p, Vf v) {
 #endif
 }
 
+// a * b + c, rounded once where the instruction set can. Sums that must come out the same from
+// kernels of different shapes are written with it: left to itself, the compiler joins a product and
+// a sum or not by the loop around them (GCC's avoid-fma-max-bits, part of some tunings, keeps them
+// apart where a loop has a single sum).
+LONGGEN_SIMD Vf multiply_add(Vf a, Vf b, Vf c) {
+#if defined(__AVX512F__)
+  return (Vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+  return (Vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;  // the baseline has no such instruction to join them with
+#endif
+}
+
 // The first n lanes, 0 < n <= kLanes; the others are 0 when loaded and left alone when stored.
 #if defined(__AVX512F__)
 LONGGEN_SIMD uint32_t lane_mask(int64_t n) { return (1u << n) - 1; }
