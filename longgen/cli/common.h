@@ -11,6 +11,9 @@
 
 namespace longgen::cli {
 
+// 128 + SIGINT: stopped by Ctrl-C or SIGTERM, in order.
+inline constexpr int kExitInterrupted = 130;
+
 struct CommonOptions {
   std::string device = "cpu";
   std::string dtype;  // "", "f32" or "bf16"

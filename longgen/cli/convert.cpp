@@ -2,11 +2,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <csignal>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "longgen/base/error.h"
+#include "longgen/base/interrupt.h"
 #include "longgen/base/log.h"
 #include "longgen/base/progress.h"
 #include "longgen/base/units.h"
@@ -19,18 +19,6 @@
 
 namespace longgen::cli {
 namespace {
-
-volatile std::sig_atomic_t interrupted = 0;
-
-struct Interrupted {};
-
-// Ctrl-C must leave nothing behind: the writer's destructor removes what was written.
-void watch_for_interrupt() {
-  struct sigaction action {};
-  action.sa_handler = [](int) { interrupted = 1; };
-  action.sa_flags = SA_RESETHAND;
-  sigaction(SIGINT, &action, nullptr);
-}
 
 class ConvertCommand : public Command {
  public:
@@ -66,16 +54,17 @@ class ConvertCommand : public Command {
     // Without --dtype nothing is lost.
     const DType dtype = dtype_or(*common_, file.lossless_dtype());
 
-    watch_for_interrupt();
+    // Ctrl-C must leave nothing behind: the writer's destructor removes what was written.
+    const InterruptGuard interrupt;
     try {
       formats::ModelWriter writer(output_, config, file.extras(),
                                   {.dtype = dtype, .existing = existing});
-      copy_weights(file, config, writer);
+      copy_weights(file, config, writer, interrupt);
       tokenizer->save(writer.staging());
       writer.commit();
     } catch (const Interrupted&) {
       warn("interrupted; {} is as it was", output_);
-      return 130;
+      return kExitInterrupted;
     }
     report(config, dtype);
     return 0;
@@ -102,7 +91,7 @@ class ConvertCommand : public Command {
 
   // One tensor at a time, through a buffer of the largest.
   void copy_weights(const formats::ModelFile& file, const model::ModelConfig& config,
-                    formats::ModelWriter& writer) const {
+                    formats::ModelWriter& writer, const InterruptGuard& interrupt) const {
     int64_t largest = 0;
     for (const auto& spec : model::param_specs(config)) largest = std::max(largest, spec.numel());
     HostMemory memory;
@@ -111,7 +100,7 @@ class ConvertCommand : public Command {
                       common_->verbosity < 0);
     int64_t done = 0;
     writer.write_weights([&](const model::ParamSpec& spec) {
-      if (interrupted != 0) throw Interrupted{};
+      if (interrupt.requested()) throw Interrupted{};
       buffer.rewind(0);
       const Tensor tensor = buffer.allocate(spec.name, DType::kF32, spec.shape);
       file.read_weight(spec.name, tensor);

@@ -7,6 +7,7 @@
 
 #include "longgen/base/atomic_file.h"
 #include "longgen/base/error.h"
+#include "longgen/base/interrupt.h"
 #include "longgen/base/progress.h"
 #include "longgen/base/units.h"
 #include "longgen/cli/command.h"
@@ -15,7 +16,6 @@
 #include "longgen/eval/perplexity.h"
 #include "longgen/eval/report.h"
 #include "longgen/pattern/hybrid_spec.h"
-#include "longgen/train/interrupt.h"
 
 namespace longgen::cli {
 namespace {
@@ -23,7 +23,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr int kInterrupted = 130;
 constexpr int64_t kShortWindow = 512;  // tokens of a window of task short-text
 
 const std::vector<std::string>& known_tasks() {
@@ -103,10 +102,10 @@ class EvalCommand : public Command {
     }
     const LoadedModel loaded = std::move(loader).load();
     infer::Engine engine(loaded.config, *loaded.weights, *loaded.backend, options);
-    const train::InterruptGuard interrupt;
+    const InterruptGuard interrupt;
     run_tasks(engine, *loaded.tokenizer, interrupt);
     finish(loaded, interrupt.requested());
-    return interrupt.requested() ? kInterrupted : 0;
+    return interrupt.requested() ? kExitInterrupted : 0;
   }
 
  private:
@@ -206,7 +205,7 @@ class EvalCommand : public Command {
   }
 
   void run_tasks(infer::Engine& engine, const tokenizer::Tokenizer& tokenizer,
-                 const train::InterruptGuard& interrupt) {
+                 const InterruptGuard& interrupt) {
     for (const eval::NeedleTask& task : needle_tasks_) {
       if (interrupt.requested()) return;
       with_progress(interrupt, [&](const eval::EvalCallbacks& callbacks) {
@@ -233,7 +232,7 @@ class EvalCommand : public Command {
   }
 
   template <typename Body>
-  void with_progress(const train::InterruptGuard& interrupt, const Body& body) {
+  void with_progress(const InterruptGuard& interrupt, const Body& body) {
     eval::EvalCallbacks callbacks{.cancelled = [&] { return interrupt.requested(); }};
     callbacks.on_progress = [&](int64_t done, int64_t total, std::string_view what) {
       if (!progress_) progress_.emplace("eval", total, "tokens", common_->verbosity < 0);

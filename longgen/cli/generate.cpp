@@ -1,9 +1,9 @@
 // longgen generate: completes prompts; text streams as it comes.
-#include <csignal>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "longgen/base/error.h"
+#include "longgen/base/interrupt.h"
 #include "longgen/base/progress.h"
 #include "longgen/base/system.h"
 #include "longgen/base/units.h"
@@ -12,16 +12,6 @@
 
 namespace longgen::cli {
 namespace {
-
-volatile std::sig_atomic_t interrupted = 0;
-
-// The first Ctrl-C ends generation and still prints the figures; the second ends the program.
-void watch_for_interrupt() {
-  struct sigaction action {};
-  action.sa_handler = [](int) { interrupted = 1; };
-  action.sa_flags = SA_RESETHAND;
-  sigaction(SIGINT, &action, nullptr);
-}
 
 class GenerateCommand : public Command {
  public:
@@ -82,11 +72,13 @@ class GenerateCommand : public Command {
     loader.check_engine(options);
     const LoadedModel loaded = std::move(loader).load();
     infer::Engine engine(loaded.config, *loaded.weights, *loaded.backend, options);
-    watch_for_interrupt();
-    const auto completions = generate(engine, requests, *loaded.tokenizer);
+    // Ctrl-C ends generation; what there is and the figures are still printed.
+    const InterruptGuard interrupt;
+    const auto completions = generate(engine, requests, *loaded.tokenizer, interrupt);
     print_completions(completions);
+    std::fflush(stdout);  // before the figures, also where both go to one file
     print_stats(engine.stats(), loaded);
-    return interrupted != 0 ? 130 : 0;
+    return interrupt.requested() ? kExitInterrupted : 0;
   }
 
  private:
@@ -94,7 +86,8 @@ class GenerateCommand : public Command {
 
   std::vector<infer::Completion> generate(infer::Engine& engine,
                                           const std::vector<infer::Request>& requests,
-                                          const tokenizer::Tokenizer& tokenizer) const {
+                                          const tokenizer::Tokenizer& tokenizer,
+                                          const InterruptGuard& interrupt) const {
     int64_t total = 0;
     for (const auto& request : requests) total += static_cast<int64_t>(request.prompt.size());
     // A short prompt is done before a bar could be read.
@@ -107,11 +100,11 @@ class GenerateCommand : public Command {
         progress.update(done);
       }
     };
-    callbacks.cancelled = [] { return interrupted != 0; };
+    callbacks.cancelled = [&] { return interrupt.requested(); };
     if (streams()) {
       callbacks.on_text = [](size_t, std::string_view text) {
         std::fwrite(text.data(), 1, text.size(), stdout);
-        std::fflush(stdout);
+        require(std::fflush(stdout) == 0, "cannot write to standard output (is the disk full?)");
       };
     }
     return engine.generate(requests, tokenizer, callbacks);

@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "longgen/base/error.h"
+#include "longgen/base/interrupt.h"
 #include "longgen/base/log.h"
-#include "longgen/train/interrupt.h"
 #include "longgen/train/session.h"
 
 namespace longgen::cli {
@@ -29,10 +29,16 @@ void apply_common_options(const CLI::App& app, const CommonOptions& common,
 
 int run_training_command(const train::Recipe& recipe, const CommonOptions& common) {
   const auto backend = make_backend(common);
-  const train::InterruptGuard interrupt;
+  const InterruptGuard interrupt("\nstopping; once more ends at once, without a checkpoint\n");
   const train::SessionOptions options{.quiet = common.verbosity < 0,
                                       .stop_requested = [&] { return interrupt.requested(); }};
-  const train::RunSummary summary = train::run_recipe(recipe, *backend, options);
+  train::RunSummary summary;
+  try {
+    summary = train::run_recipe(recipe, *backend, options);
+  } catch (const Interrupted&) {
+    warn("stopped before training began. Run the same command again to go on.");
+    return kExitInterrupted;
+  }
   if (common.json) {
     const nlohmann::json value = {{"output", recipe.output},
                                   {"complete", summary.complete},

@@ -10,9 +10,6 @@
 
 namespace longgen::cli {
 
-// 128 + SIGINT: training was stopped by Ctrl-C or SIGTERM after writing a checkpoint.
-constexpr int kExitInterrupted = 130;
-
 // --dtype and --seed over the recipe. A key that `given` holds
 // and the flag contradicts is a UsageError.
 void apply_common_options(const CLI::App& app, const CommonOptions& common,

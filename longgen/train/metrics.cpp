@@ -15,22 +15,34 @@
 namespace longgen::train {
 namespace {
 
-bool belongs_before(const std::string& line, int64_t resumed_step) {
+enum class Place { kBefore, kEvaluationAt, kAfter };
+
+Place place_of(const std::string& line, int64_t resumed_step) {
   const auto value = nlohmann::json::parse(line, nullptr, false);
   if (!value.is_object() || !value.contains("step") || !value["step"].is_number_integer()) {
-    return false;
+    return Place::kAfter;
   }
   const int64_t step = value["step"];
-  return step < resumed_step || (step == resumed_step && value.value("kind", "") == "eval");
+  if (step < resumed_step) return Place::kBefore;
+  const bool evaluation = value.contains("kind") && value["kind"] == "eval";
+  return step == resumed_step && evaluation ? Place::kEvaluationAt : Place::kAfter;
 }
 
-std::string kept_lines(const std::filesystem::path& path, int64_t resumed_step) {
+struct KeptLines {
+  std::string text;
+  bool evaluation = false;  // after the resumed step
+};
+
+KeptLines kept_lines(const std::filesystem::path& path, int64_t resumed_step) {
   const std::string text = read_text_file(path, size_t{1} << 32);
-  std::string kept;
+  KeptLines kept;
   for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos;
        begin = end + 1) {
     const std::string line = text.substr(begin, end - begin);
-    if (belongs_before(line, resumed_step)) kept += line + '\n';
+    const Place place = place_of(line, resumed_step);
+    if (place == Place::kAfter) continue;
+    kept.text += line + '\n';
+    kept.evaluation |= place == Place::kEvaluationAt;
   }
   return kept;
 }
@@ -38,8 +50,10 @@ std::string kept_lines(const std::filesystem::path& path, int64_t resumed_step) 
 }  // namespace
 
 MetricsLog::MetricsLog(std::filesystem::path path, int64_t resumed_step) : path_(std::move(path)) {
-  const bool exists = std::filesystem::exists(path_);
-  write_file_atomically(path_, exists && resumed_step > 0 ? kept_lines(path_, resumed_step) : "");
+  KeptLines kept;
+  if (resumed_step > 0 && std::filesystem::exists(path_)) kept = kept_lines(path_, resumed_step);
+  write_file_atomically(path_, kept.text);
+  resumed_behind_evaluation_ = kept.evaluation;
   fd_ = ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
   if (fd_ < 0) fail("{}: cannot be opened: {}", path_.string(), std::strerror(errno));
 }

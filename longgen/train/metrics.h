@@ -20,11 +20,14 @@ class MetricsLog {
 
   // Appends; throws Error when the disk is full.
   void write(const nlohmann::json& line);
+  // Whether the file that was continued holds the evaluation after `resumed_step` steps.
+  bool resumed_behind_evaluation() const { return resumed_behind_evaluation_; }
   // To disk: before a checkpoint that counts on the lines being there.
   void sync();
 
  private:
   std::filesystem::path path_;
+  bool resumed_behind_evaluation_ = false;
   int fd_ = -1;
 };
 

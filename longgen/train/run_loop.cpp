@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "longgen/base/interrupt.h"
 #include "longgen/base/log.h"
 #include "longgen/base/progress.h"
 #include "longgen/base/system.h"
@@ -58,25 +59,27 @@ class RunLoop {
         last_save_(monotonic_seconds()) {}
 
   bool run() {
-    if (state_.step == 0) evaluate();
-    while (state_.step < options_.steps) {
-      if (options_.stop_requested && options_.stop_requested()) {
-        if (saved_step_ != state_.step) save();
-        progress_.interrupt_line();
-        return false;
+    try {
+      // A run that was stopped while it evaluated resumes here.
+      if (evaluation_is_due() && !metrics_.resumed_behind_evaluation()) evaluate();
+      while (state_.step < options_.steps) {
+        train_one_step();
+        if (evaluation_is_due()) evaluate();
+        if (state_.step == options_.steps || save_is_due()) save();
       }
-      train_one_step();
-      const bool last = state_.step == options_.steps;
-      if (last || (options_.eval_every > 0 && state_.step % options_.eval_every == 0)) evaluate();
-      if (last || save_is_due()) save();
+    } catch (const Interrupted&) {
+      progress_.interrupt_line();
+      if (saved_step_ != state_.step) save();
+      return false;
     }
-    progress_.finish(note_);
+    if (state_.step > first_step_) progress_.finish(note_);
     return true;
   }
 
  private:
   void train_one_step() {
-    const StepRecord record = trainer_.step(state_.step, packer_, state_.position);
+    const StepRecord record =
+        trainer_.step(state_.step, packer_, state_.position, options_.stop_requested);
     ++state_.step;
     state_.tokens += record.tokens;
     metrics_.write(to_json(record, state_));
@@ -89,13 +92,19 @@ class RunLoop {
 
   void evaluate() {
     if (held_out_ == nullptr) return;
-    const EvalRecord record = trainer_.evaluate(*held_out_, options_.eval_tokens);
+    const EvalRecord record =
+        trainer_.evaluate(*held_out_, options_.eval_tokens, options_.stop_requested);
     metrics_.write(to_json(record, state_.step));
     progress_.interrupt_line();
     if (!options_.quiet) {
       info("step {}: held-out loss {:.4f} over {} targets", state_.step, record.loss,
            record.targets);
     }
+  }
+
+  bool evaluation_is_due() const {
+    return state_.step == 0 || state_.step == options_.steps ||
+           (options_.eval_every > 0 && state_.step % options_.eval_every == 0);
   }
 
   bool save_is_due() const {

@@ -20,7 +20,7 @@ struct RunOptions {
   double checkpoint_minutes = 0;  // 0: by steps only
   int64_t keep_checkpoints = 1;
   bool quiet = false;
-  std::function<bool()> stop_requested;               // may be empty; asked before every step
+  std::function<bool()> stop_requested;               // may be empty; asked before every sequence
   std::function<void(const StepRecord&)> after_step;  // may be empty
 };
 

@@ -10,6 +10,7 @@
 #include "longgen/base/atomic_file.h"
 #include "longgen/base/checked.h"
 #include "longgen/base/error.h"
+#include "longgen/base/interrupt.h"
 #include "longgen/base/log.h"
 #include "longgen/base/mapped_file.h"
 #include "longgen/base/system.h"
@@ -22,23 +23,38 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// A folder that is gone when the scope is left, by an error too.
+class ScratchFolder {
+ public:
+  explicit ScratchFolder(fs::path path) : path_(std::move(path)) { fs::create_directories(path_); }
+  ~ScratchFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
 // Of the files that the tokenizer would be saved as: all that decides which ids a text gets.
 std::string tokenizer_fingerprint(const tokenizer::Tokenizer& tokenizer, const fs::path& scratch) {
-  const fs::path folder = scratch / fmt::format(".tokenizer-{}", ::getpid());
-  fs::create_directories(folder);
-  tokenizer.save(folder);
+  const ScratchFolder folder(scratch / fmt::format(".tokenizer-{}", ::getpid()));
+  tokenizer.save(folder.path());
   std::map<std::string, std::string> hashes;
-  for (const auto& entry : fs::directory_iterator(folder)) {
+  for (const auto& entry : fs::directory_iterator(folder.path())) {
     const MappedFile file(entry.path());
     hashes[entry.path().filename().string()] = data::hash_bytes(file.bytes()).hex();
   }
-  fs::remove_all(folder);
   data::Hasher hasher;
   for (const auto& [name, hash] : hashes) hasher.update(name + " " + hash + "\n");
   return hasher.digest().hex();
 }
 
-data::Encoder make_encoder(const tokenizer::Tokenizer& tokenizer, const fs::path& scratch) {
+data::Encoder make_encoder(const tokenizer::Tokenizer& tokenizer, const fs::path& scratch,
+                           const std::function<bool()>& stop) {
   data::Encoder encoder;
   encoder.fingerprint = tokenizer_fingerprint(tokenizer, scratch);
   encoder.vocab_size = tokenizer.vocab_size();
@@ -46,7 +62,8 @@ data::Encoder make_encoder(const tokenizer::Tokenizer& tokenizer, const fs::path
   if (encoder.bos < 0) {
     fail("the tokenizer has neither a BOS nor an EOS token to put between documents");
   }
-  encoder.encode = [&tokenizer](std::string_view text, std::vector<int32_t>& ids) {
+  encoder.encode = [&tokenizer, stop](std::string_view text, std::vector<int32_t>& ids) {
+    if (stop && stop()) throw Interrupted();
     const auto found = tokenizer.encode(text);
     ids.insert(ids.end(), found.begin(), found.end());
   };
@@ -71,11 +88,14 @@ struct RunData {
   std::unique_ptr<data::Packer> packer, eval_packer;
 };
 
-RunData prepare_data(const Recipe& recipe, const StartingModel& start, bool quiet) {
+RunData prepare_data(const Recipe& recipe, const StartingModel& start,
+                     const SessionOptions& options) {
   const DataRecipe& d = recipe.data;
   const fs::path folder = d.cache.empty() ? fs::path(recipe.output) / "cache" : fs::path(d.cache);
   fs::create_directories(folder);
-  const data::TokenCache cache(folder, make_encoder(*start.tokenizer, folder), d.text_field, quiet);
+  const data::TokenCache cache(folder,
+                               make_encoder(*start.tokenizer, folder, options.stop_requested),
+                               d.text_field, options.quiet);
   data::PackOptions pack{.packing = data::parse_packing(d.packing),
                          .length = recipe.train.length,
                          .block_size = start.config.patterns[0].block_size,
@@ -268,11 +288,13 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
   if (const auto before = store.peek_newest()) {
     refuse_other_recipe(recipe, *before);
   } else if (fs::exists(fs::path(recipe.output) / "config.json")) {
-    fail_usage("{} already holds a model that no run here made; name another output folder",
-               recipe.output);
+    fail_usage("{} already holds a model {}; name another output folder", recipe.output,
+               fs::exists(fs::path(recipe.output) / "state")
+                   ? "but no whole checkpoint to go on from"
+                   : "that no run here made");
   }
 
-  RunData data = prepare_data(recipe, start, options.quiet);
+  RunData data = prepare_data(recipe, start, options);
   const Plan plan = plan_steps(recipe.train, *data.packer);
   const TrainerOptions trainer_settings = trainer_options(recipe.train, plan);
   Trainer trainer(start.config, backend, activation, trainer_settings, backend.memory());

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "longgen/base/error.h"
+#include "longgen/base/interrupt.h"
 #include "longgen/base/system.h"
 #include "longgen/base/units.h"
 
@@ -72,7 +73,8 @@ std::string Trainer::memory_report() const {
                      format_bytes(pass_.arena().high_water_bytes()));
 }
 
-StepRecord Trainer::step(int64_t step, data::Packer& packer, data::DataPosition& position) {
+StepRecord Trainer::step(int64_t step, data::Packer& packer, data::DataPosition& position,
+                         const Stop& stop) {
   const double start = monotonic_seconds();
   data::DataPosition next = position;
   StepRecord record{.step = step, .lr = options_.schedule.at(step)};
@@ -89,6 +91,7 @@ StepRecord Trainer::step(int64_t step, data::Packer& packer, data::DataPosition&
   const double scale = 1 / static_cast<double>(record.targets);
   double sum = 0;
   for (const data::Sequence& sequence : batch_) {
+    if (stop && stop()) throw Interrupted();
     sum += pass_.forward_backward(view(sequence), scale, optimizer_.gradients()).loss;
   }
   record.loss = sum * scale;
@@ -105,13 +108,14 @@ void Trainer::check_finite(double loss, int64_t step) const {
   }
 }
 
-EvalRecord Trainer::evaluate(data::Packer& packer, int64_t max_tokens) {
+EvalRecord Trainer::evaluate(data::Packer& packer, int64_t max_tokens, const Stop& stop) {
   EvalRecord record;
   PositionBuckets buckets;
   data::DataPosition position;
   data::Sequence sequence;
   std::vector<float> losses;
   for (int64_t rows = 0; rows < max_tokens && position.epoch == 0;) {
+    if (stop && stop()) throw Interrupted();
     packer.read(position, sequence);
     losses.assign(sequence.ids.size(), 0);
     const model::LossSum sum = pass_.evaluate(view(sequence), losses);

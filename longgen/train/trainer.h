@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -54,12 +55,16 @@ class Trainer {
   // What the bytes are, by name.
   std::string memory_report() const;
 
+  // Asked before every sequence; when it says yes, the work is left with Interrupted.
+  using Stop = std::function<bool()>;
+
   // One optimizer step on the next sequences at `position`, which moves on. Throws Error when loss
-  // or gradient is not finite; neither weights nor position have changed then.
-  StepRecord step(int64_t step, data::Packer& packer, data::DataPosition& position);
+  // or gradient is not finite; neither weights nor position have changed then, nor when stopped.
+  StepRecord step(int64_t step, data::Packer& packer, data::DataPosition& position,
+                  const Stop& stop = {});
 
   // Mean loss of the first `max_tokens` rows of the packer's epoch 0 (at least one sequence).
-  EvalRecord evaluate(data::Packer& packer, int64_t max_tokens);
+  EvalRecord evaluate(data::Packer& packer, int64_t max_tokens, const Stop& stop = {});
 
  private:
   void check_finite(double loss, int64_t step) const;

@@ -28,6 +28,7 @@ TEST(MetricsLog, ReplacesLinesAfterTheResumedStep) {
   std::ofstream(path, std::ios::app) << "{\"kind\": \"train\", \"ste";  // torn
   {
     MetricsLog log(path, 4);
+    EXPECT_TRUE(log.resumed_behind_evaluation());
     log.write(line("train", 4, 5));
     log.sync();
   }
@@ -36,7 +37,9 @@ TEST(MetricsLog, ReplacesLinesAfterTheResumedStep) {
     expected += line("train", step, 0.1 * step).dump() + "\n";
   expected += line("eval", 4, 8).dump() + "\n" + line("train", 4, 5).dump() + "\n";
   EXPECT_EQ(read_text_file(path), expected);
+  EXPECT_FALSE(MetricsLog(path, 3).resumed_behind_evaluation());
   MetricsLog fresh(path, 0);  // a run from the start keeps nothing
+  EXPECT_FALSE(fresh.resumed_behind_evaluation());
   EXPECT_EQ(read_text_file(path), "");
 }
 

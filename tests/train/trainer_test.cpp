@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "longgen/base/error.h"
+#include "longgen/base/interrupt.h"
 #include "longgen/base/log.h"
 #include "longgen/base/mapped_file.h"
 #include "longgen/train/run_loop.h"
@@ -237,6 +238,51 @@ TEST_F(TrainerTest, StopsBetweenStepsAndGoesOn) {
   options.stop_requested = nullptr;
   EXPECT_TRUE(run_training(*trainer, *data_.packer, nullptr, state, options));
   EXPECT_EQ(state.step, 8);
+}
+
+TEST_F(TrainerTest, StopsInsideAStepAndForgetsIt) {
+  const auto trainer = make_trainer(*backend_, DType::kF32, tiny_options(2));
+  const auto before = bytes_of(trainer->optimizer().master());
+  data::DataPosition position;
+  int asked = 0;
+  EXPECT_THROW(trainer->step(0, *data_.packer, position, [&] { return ++asked == 2; }),
+               Interrupted);
+  EXPECT_EQ(position, data::DataPosition());
+  EXPECT_EQ(bytes_of(trainer->optimizer().master()), before);
+  const StepRecord again = trainer->step(0, *data_.packer, position);
+  const auto other = make_trainer(*backend_, DType::kF32, tiny_options(2));
+  position = {};
+  const StepRecord whole = other->step(0, *data_.packer, position);
+  EXPECT_EQ(again.loss, whole.loss);
+  EXPECT_EQ(again.gradient_norm, whole.gradient_norm);
+}
+
+// The evaluation that was left is made up for, once.
+TEST_F(TrainerTest, StopsInsideAnEvaluationAndRepeatsIt) {
+  ScratchFolder output;
+  auto trainer = make_trainer(*backend_, DType::kF32, tiny_options());
+  RunState state;
+  bool evaluating = false;  // the step that is evaluated after has been done
+  RunOptions options{.output = output.path(),
+                     .steps = 6,
+                     .eval_every = 3,
+                     .eval_tokens = 2 * kLength,
+                     .keep_checkpoints = 1,
+                     .quiet = true};
+  options.after_step = [&](const StepRecord& record) { evaluating = record.step == 2; };
+  options.stop_requested = [&] { return evaluating; };
+  EXPECT_FALSE(run_training(*trainer, *data_.packer, data_.packer.get(), state, options));
+  EXPECT_EQ(state.step, 3);
+  evaluating = false;
+  options.after_step = nullptr;
+  EXPECT_TRUE(run_training(*trainer, *data_.packer, data_.packer.get(), state, options));
+  std::vector<int64_t> evaluated;
+  std::istringstream metrics(read_text_file(output.path() / "metrics.jsonl"));
+  for (std::string line; std::getline(metrics, line);) {
+    const auto value = nlohmann::json::parse(line);
+    if (value["kind"] == "eval") evaluated.push_back(value["step"]);
+  }
+  EXPECT_EQ(evaluated, (std::vector<int64_t>{0, 3, 6}));
 }
 
 }  // namespace
