@@ -11,7 +11,11 @@ int main(int argc, char** argv) {
   using namespace longgen;
   try {
     const std::vector<std::string> arguments(argv + 1, argv + argc);
-    return cli::run_program(arguments);
+    const int code = cli::run_program(arguments);
+    // Whatever was printed and did not arrive is an error.
+    require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
+            "cannot write to standard output (is the disk full?)");
+    return code;
   } catch (const UsageError& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return cli::kUsage;

@@ -1,7 +1,11 @@
 #include "longgen/cli/program.h"
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "longgen/base/log.h"
@@ -26,6 +30,21 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   return commands;
 }
 
+// What is unknown comes before what is missing: the first is often why the second is.
+std::string explain(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<const CLI::App*> chosen =
+      app.get_subcommands([](const CLI::App* sub) { return sub->parsed(); });
+  const std::vector<std::string> unknown = app.remaining(true);
+  const std::string program = chosen.empty() ? "longgen" : "longgen " + chosen[0]->get_name();
+  std::string what = error.what();
+  if (!unknown.empty()) {
+    const char* kind = chosen.empty() ? "command" : "argument";
+    if (unknown[0].starts_with("-")) kind = "option";
+    what = fmt::format("unknown {} {}", kind, unknown[0]);
+  }
+  return fmt::format("{}\nRun {} --help for what is possible.", what, program);
+}
+
 }  // namespace
 
 int run_program(std::span<const std::string> arguments) {
@@ -35,9 +54,6 @@ int run_program(std::span<const std::string> arguments) {
       "longgen");
   app.set_version_flag("--version", "longgen " LONGGEN_VERSION);
   app.require_subcommand(1);
-  app.failure_message([](const CLI::App*, const CLI::Error& error) {
-    return fmt::format("error: {}\nRun with --help for what is possible.\n", error.what());
-  });
 
   CommonOptions common;
   const auto commands = all_commands();
@@ -49,11 +65,17 @@ int run_program(std::span<const std::string> arguments) {
     command->add_options(*sub, common);
     subcommands.push_back(sub);
   }
+  if (arguments.empty()) {
+    fmt::print(stderr, "{}", app.help());
+    return kUsage;
+  }
   try {
     // CLI11 takes a vector from its back.
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kUsage;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    fmt::print(stderr, "error: {}\n", explain(app, error));
+    return kUsage;
   }
   set_up_logging(common.verbosity);
   for (size_t i = 0; i < commands.size(); ++i) {

@@ -1,36 +1,24 @@
 // longgen score: the log-probability of every token of a text, perplexity by position.
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "longgen/base/error.h"
 #include "longgen/base/progress.h"
 #include "longgen/base/units.h"
 #include "longgen/cli/command.h"
 #include "longgen/cli/load_model.h"
+#include "longgen/eval/perplexity.h"
 
 namespace longgen::cli {
 namespace {
 
-struct PositionBin {
-  int64_t begin = 0, end = 0;
-  double nll = 0;  // mean
-};
-
-// Bins [0, 256), [256, 512), [512, 1024), ... by the position of the predicted token.
-std::vector<PositionBin> bin_by_position(const std::vector<float>& log_probabilities) {
-  std::vector<PositionBin> bins;
-  const auto total = static_cast<int64_t>(log_probabilities.size()) + 1;
-  for (int64_t begin = 0, end = 256; begin < total; begin = end, end *= 2) {
-    PositionBin bin{begin, std::min(end, total), 0};
-    int64_t count = 0;
-    for (int64_t t = std::max<int64_t>(begin, 1); t < bin.end; ++t, ++count) {
-      bin.nll -= log_probabilities[static_cast<size_t>(t - 1)];
-    }
-    if (count == 0) break;
-    bin.nll /= static_cast<double>(count);
-    bins.push_back(bin);
-  }
-  return bins;
+// Mean negative log-probability of the predicted positions [begin, end); position t's is entry
+// t - 1.
+double mean_nll(std::span<const float> log_probabilities, int64_t begin, int64_t end) {
+  double nll = 0;
+  for (int64_t t = begin; t < end; ++t) nll -= log_probabilities[static_cast<size_t>(t - 1)];
+  return nll / static_cast<double>(end - begin);
 }
 
 class ScoreCommand : public Command {
@@ -75,13 +63,14 @@ class ScoreCommand : public Command {
  private:
   void print(const LoadedModel& loaded, const std::vector<int32_t>& ids,
              const std::vector<float>& scores) const {
-    double nll = 0;
-    for (const float score : scores) nll -= score;
-    nll /= static_cast<double>(scores.size());
+    const auto length = static_cast<int64_t>(ids.size());
+    const double nll = mean_nll(scores, 1, length);
     if (common_->json) {
       nlohmann::json bins = nlohmann::json::array();
-      for (const PositionBin& bin : bin_by_position(scores)) {
-        bins.push_back({{"begin", bin.begin}, {"end", bin.end}, {"perplexity", std::exp(bin.nll)}});
+      for (const eval::PositionBin& bin : eval::position_bins(length)) {
+        bins.push_back({{"begin", bin.begin},
+                        {"end", bin.end},
+                        {"perplexity", std::exp(mean_nll(scores, bin.begin, bin.end))}});
       }
       fmt::print("{}\n", nlohmann::json{{"tokens", ids},
                                         {"logprobs", scores},
@@ -98,9 +87,10 @@ class ScoreCommand : public Command {
       }
     }
     fmt::print("{:>20} {:>10} {:>12}\n", "positions", "NLL", "perplexity");
-    for (const PositionBin& bin : bin_by_position(scores)) {
+    for (const eval::PositionBin& bin : eval::position_bins(length)) {
+      const double mean = mean_nll(scores, bin.begin, bin.end);
       fmt::print("{:>20} {:>10.4f} {:>12.4f}\n", fmt::format("{} to {}", bin.begin, bin.end - 1),
-                 bin.nll, std::exp(bin.nll));
+                 mean, std::exp(mean));
     }
     fmt::print("{:>20} {:>10.4f} {:>12.4f}\n", fmt::format("all {}", scores.size()), nll,
                std::exp(nll));
