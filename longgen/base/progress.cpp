@@ -59,7 +59,24 @@ void Progress::interrupt_line() {
   line_open_ = false;
 }
 
+// On a narrow terminal the bar goes first, then the rate: the note says more.
 void Progress::draw(std::string_view note, bool last) {
+  if (!terminal_) {
+    fmt::print(stderr, "{}\n", describe(note, last, true, true));
+  } else {
+    const auto width = static_cast<size_t>(terminal_width() - 1);
+    std::string line = describe(note, last, true, true);
+    if (line.size() > width) line = describe(note, last, false, true);
+    if (line.size() > width && !note.empty()) line = describe(note, last, false, false);
+    line.resize(std::min(line.size(), width));
+    fmt::print(stderr, "\r\033[K{}", line);
+    line_open_ = true;
+  }
+  std::fflush(stderr);
+}
+
+std::string Progress::describe(std::string_view note, bool last, bool with_bar,
+                               bool with_rate) const {
   const double elapsed = seconds();
   const double rate = elapsed > 0 ? static_cast<double>(done_) / elapsed : 0;
   std::string line = label_;
@@ -67,24 +84,18 @@ void Progress::draw(std::string_view note, bool last) {
     const double share = static_cast<double>(done_) / static_cast<double>(total_);
     constexpr int kBar = 20;
     const int filled = std::clamp(static_cast<int>(share * kBar), 0, kBar);
-    line += fmt::format(" [{:#<{}}{:.<{}}] {:3.0f}%", "", filled, "", kBar - filled, 100 * share);
+    if (with_bar) line += fmt::format(" [{:#<{}}{:.<{}}]", "", filled, "", kBar - filled);
+    line += fmt::format(" {:3.0f}%", 100 * share);
   }
   line += fmt::format(" {} {}", done_, unit_);
-  if (done_ > 0) line += fmt::format(", {} {}/s", format_si(rate), unit_);
+  if (with_rate && done_ > 0) line += fmt::format(", {} {}/s", format_si(rate), unit_);
   if (last) {
     line += fmt::format(", {}", format_duration(elapsed));
   } else if (total_ > 0 && rate > 0) {
     line += fmt::format(", {} left", format_duration(static_cast<double>(total_ - done_) / rate));
   }
   if (!note.empty()) line += fmt::format(", {}", note);
-  if (terminal_) {
-    line.resize(std::min<size_t>(line.size(), static_cast<size_t>(terminal_width() - 1)));
-    fmt::print(stderr, "\r\033[K{}", line);
-    line_open_ = true;
-  } else {
-    fmt::print(stderr, "{}\n", line);
-  }
-  std::fflush(stderr);
+  return line;
 }
 
 }  // namespace longgen

@@ -25,6 +25,7 @@ class Progress {
 
  private:
   void draw(std::string_view note, bool last);
+  std::string describe(std::string_view note, bool last, bool with_bar, bool with_rate) const;
 
   std::string label_, unit_;
   int64_t total_, done_ = 0;
