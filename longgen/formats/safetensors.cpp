@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "longgen/base/byte_reader.h"
 #include "longgen/base/checked.h"
@@ -85,9 +86,15 @@ SafetensorsEntry parse_entry(const std::string& name, const JsonObject& fields,
     fields.fail_at("shape", fmt::format("has {} dimensions; at most {} are read",
                                         entry.shape.size(), kMaxStoredRank));
   }
-  const auto offsets = fields.integers("data_offsets", 0, static_cast<int64_t>(data.size()));
+  const auto offsets = fields.integers("data_offsets", 0, std::numeric_limits<int64_t>::max());
   if (offsets.size() != 2 || offsets[0] > offsets[1]) {
     fields.fail_at("data_offsets", "must be [begin, end] with begin <= end");
+  }
+  if (offsets[1] > static_cast<int64_t>(data.size())) {
+    fields.fail_at("data_offsets",
+                   fmt::format("reach byte {} of the data, but the file has only {}: it is "
+                               "truncated or damaged",
+                               offsets[1], data.size()));
   }
   entry.bytes =
       data.subspan(static_cast<size_t>(offsets[0]), static_cast<size_t>(offsets[1] - offsets[0]));

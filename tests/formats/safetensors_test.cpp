@@ -195,7 +195,8 @@ std::vector<BrokenFile> broken_files() {
       {"rank", one(R"("dtype":"U8","shape":[1,1,1,1,1,1,1,1,8],"data_offsets":[0,8])"),
        "tensor a: shape has 9 dimensions"},
       {"offset_beyond", one(R"("dtype":"F32","shape":[3],"data_offsets":[0,12])"),
-       "tensor a: data_offsets must be an integer from 0 to 8"},
+       "tensor a: data_offsets reach byte 12 of the data, but the file has only 8: it is "
+       "truncated"},
       {"offsets_reversed", one(R"("dtype":"F32","shape":[2],"data_offsets":[8,0])"),
        "tensor a: data_offsets must be [begin, end]"},
       {"offsets_three", one(R"("dtype":"F32","shape":[2],"data_offsets":[0,8,8])"),
