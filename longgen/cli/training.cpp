@@ -32,13 +32,7 @@ int run_training_command(const train::Recipe& recipe, const CommonOptions& commo
   const InterruptGuard interrupt("\nstopping; once more ends at once, without a checkpoint\n");
   const train::SessionOptions options{.quiet = common.verbosity < 0,
                                       .stop_requested = [&] { return interrupt.requested(); }};
-  train::RunSummary summary;
-  try {
-    summary = train::run_recipe(recipe, *backend, options);
-  } catch (const Interrupted&) {
-    warn("stopped before training began. Run the same command again to go on.");
-    return kExitInterrupted;
-  }
+  const auto summary = train::run_recipe(recipe, *backend, options);
   if (common.json) {
     const nlohmann::json value = {{"output", recipe.output},
                                   {"complete", summary.complete},
@@ -48,10 +42,14 @@ int run_training_command(const train::Recipe& recipe, const CommonOptions& commo
     fmt::print("{}\n", value.dump());
   }
   if (!summary.complete) {
-    warn(
-        "stopped after step {} of {}; a checkpoint is in {}/state. Run the same command again to "
-        "go on.",
-        summary.step, summary.steps, recipe.output);
+    if (summary.step == 0) {
+      warn("stopped before the first step was done. Run the same command again to go on.");
+    } else {
+      warn(
+          "stopped after step {}; a checkpoint is in {}/state. Run the same command again to go "
+          "on.",
+          summary.step, recipe.output);
+    }
     return kExitInterrupted;
   }
   info("the trained model is in {}", recipe.output);

@@ -65,7 +65,13 @@ void MetricsLog::write(const nlohmann::json& line) {
   for (size_t done = 0; done < text.size();) {
     const ssize_t count = ::write(fd_, text.data() + done, text.size() - done);
     if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) fail("{}: cannot be written: {}", path_.string(), std::strerror(errno));
+    if (count <= 0) {
+      fail(
+          "{}: cannot be written: {}; run the same command again when it can: training goes on "
+          "from "
+          "the last checkpoint",
+          path_.string(), std::strerror(errno));
+    }
     done += static_cast<size_t>(count);
   }
 }

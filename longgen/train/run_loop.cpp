@@ -69,7 +69,7 @@ class RunLoop {
       }
     } catch (const Interrupted&) {
       progress_.interrupt_line();
-      if (saved_step_ != state_.step) save();
+      if (state_.step > first_step_ && saved_step_ != state_.step) save();
       return false;
     }
     if (state_.step > first_step_) progress_.finish(note_);

@@ -25,7 +25,8 @@ struct RunOptions {
 };
 
 // Goes on from `state` (which is fresh, or was loaded into the trainer) to the last step and saves
-// a checkpoint there. Returns false when it was stopped before: a checkpoint was written then too.
+// a checkpoint there. Returns false when it was stopped before: a checkpoint holds what was done
+// until then, if anything.
 // `state` is updated. `held_out` may be null: no evaluation.
 bool run_training(Trainer& trainer, data::Packer& packer, data::Packer* held_out, RunState& state,
                   const RunOptions& options);

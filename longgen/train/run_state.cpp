@@ -221,7 +221,9 @@ std::optional<int64_t> CheckpointStore::newest_complete() const {
       verify(path(step));
       return step;
     } catch (const Error& e) {
-      warn("skipping a damaged checkpoint: {}", e.what());
+      if (named_damaged_.insert(step).second) {
+        warn("skipping a damaged checkpoint: {}", e.what());
+      }
     }
   }
   return std::nullopt;

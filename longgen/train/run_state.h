@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "longgen/data/packer.h"
@@ -54,6 +55,7 @@ class CheckpointStore {
 
   std::filesystem::path folder_;
   int64_t keep_;
+  mutable std::set<int64_t> named_damaged_;  // warned about already
 };
 
 }  // namespace longgen::train

@@ -285,8 +285,9 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
   create_output(recipe.output);
   const DirectoryLock lock(recipe.output);
   const CheckpointStore store(fs::path(recipe.output) / "state", recipe.train.keep_checkpoints);
-  if (const auto before = store.peek_newest()) {
-    refuse_other_recipe(recipe, *before);
+  const auto found = store.peek_newest();
+  if (found) {
+    refuse_other_recipe(recipe, *found);
   } else if (fs::exists(fs::path(recipe.output) / "config.json")) {
     fail_usage("{} already holds a model {}; name another output folder", recipe.output,
                fs::exists(fs::path(recipe.output) / "state")
@@ -294,7 +295,12 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
                    : "that no run here made");
   }
 
-  RunData data = prepare_data(recipe, start, options);
+  RunData data;
+  try {
+    data = prepare_data(recipe, start, options);
+  } catch (const Interrupted&) {
+    return found ? RunSummary{.step = found->step, .tokens = found->tokens} : RunSummary{};
+  }
   const Plan plan = plan_steps(recipe.train, *data.packer);
   const TrainerOptions trainer_settings = trainer_options(recipe.train, plan);
   Trainer trainer(start.config, backend, activation, trainer_settings, backend.memory());

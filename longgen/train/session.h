@@ -17,15 +17,14 @@ namespace longgen::train {
 
 struct SessionOptions {
   bool quiet = false;
-  // May be empty. Asked between documents while text is tokenised (then Interrupted is thrown:
-  // nothing was trained) and between sequences.
+  // May be empty. Asked between documents while text is tokenised, then between sequences.
   std::function<bool()> stop_requested;
   std::function<void(const StepRecord&)> after_step;  // may be empty: for tests
 };
 
 struct RunSummary {
   bool complete = false;        // false: stopped; the same recipe goes on from there
-  int64_t step = 0, steps = 0;  // done, and to do in all
+  int64_t step = 0, steps = 0;  // done, and to do in all (0: stopped before that was known)
   int64_t tokens = 0;           // trained on, in all
 };
 

@@ -203,6 +203,19 @@ TEST_F(TrainingTest, CtrlCWritesACheckpointAndSaysHowToGoOn) {
   }
 }
 
+// A checkpoint of nothing would only cost time and disk.
+TEST_F(TrainingTest, CtrlCBeforeTheFirstStepLeavesNoCheckpoint) {
+  std::string text;
+  for (int i = 0; i < 400000; ++i) text += "{\"text\": \"a line of its own\"}\n";
+  write("many.jsonl", text);
+  Program program = start(train("early", {"--data.paths", path("many.jsonl")}));
+  for (int i = 0; i < 1000 && !fs::exists(folder_ / "early/cache"); ++i) usleep(1000);
+  program.signal(SIGINT);
+  ASSERT_EQ(program.wait(), 130) << program.errors();
+  EXPECT_THAT(program.errors(), HasSubstr("before the first step"));
+  EXPECT_FALSE(fs::exists(folder_ / "early/state"));
+}
+
 TEST_F(TrainingTest, ADamagedCheckpointIsNamedAndSkipped) {
   ASSERT_EQ(run(train("run")), 0) << errors_;
   const std::string model = read_text_file(folder_ / "run/model.safetensors");
