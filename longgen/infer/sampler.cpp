@@ -15,10 +15,16 @@ bool more_likely(const std::pair<float, int32_t>& a, const std::pair<float, int3
   return a.first > b.first || (a.first == b.first && a.second < b.second);
 }
 
+// Throws Error at NaN and at infinity (minus infinity rules a token out): whatever was drawn beside
+// them would be made up.
 int32_t arg_max(std::span<const float> logits) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   int32_t best = -1;
-  float value = -std::numeric_limits<float>::infinity();
+  float value = -kInfinity;
   for (size_t i = 0; i < logits.size(); ++i) {
+    require(logits[i] < kInfinity,
+            "the model's logit of token {} is {}; its weights are damaged or overflow", i,
+            logits[i]);
     if (logits[i] > value) {
       value = logits[i];
       best = static_cast<int32_t>(i);

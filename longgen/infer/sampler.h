@@ -26,7 +26,7 @@ class Sampler {
   Sampler(const SamplingParams& params, uint64_t stream);
 
   // The token of step `step` (its random number depends on seed, stream and step alone). Throws
-  // Error when no logit is finite. logits [vocab].
+  // Error when a logit is NaN or infinite, or all are minus infinity. logits [vocab].
   int32_t sample(std::span<const float> logits, int64_t step);
 
  private:

@@ -72,7 +72,7 @@ TEST(Sampler, TakesTheMostLikelyTokenWhenGreedy) {
   Sampler sampler({}, 0);
   EXPECT_EQ(sampler.sample(kLogits, 0), 1);
   EXPECT_EQ(sampler.sample(std::vector<float>{2, 5, 5, 1}, 0), 1) << "the lowest id among equals";
-  EXPECT_EQ(sampler.sample(std::vector<float>{-kInfinity, -3, std::nanf("")}, 0), 1);
+  EXPECT_EQ(sampler.sample(std::vector<float>{-kInfinity, -3, -4}, 0), 1);
 }
 
 TEST(Sampler, FollowsTheTemperature) {
@@ -150,6 +150,21 @@ TEST(Sampler, SaysWhenNoLogitIsFinite) {
   const std::vector<float> logits = {std::nanf(""), -kInfinity};
   EXPECT_THROW(Sampler({}, 0).sample(logits, 0), Error);
   EXPECT_THROW(Sampler({.temperature = 1}, 0).sample(logits, 0), Error);
+}
+
+// Relative to an infinite logit every likelihood vanishes: there would be no token to draw.
+TEST(Sampler, RefusesLogitsThatAreInfiniteOrNaN) {
+  for (const float bad : {kInfinity, std::nanf("")}) {
+    const std::vector<float> logits = {1.0f, bad, 2.0f};
+    for (const double temperature : {0.0, 1.0}) {
+      try {
+        Sampler({.temperature = temperature}, 0).sample(logits, 0);
+        FAIL() << bad << " went through at temperature " << temperature;
+      } catch (const Error& e) {
+        EXPECT_THAT(e.what(), ::testing::HasSubstr("logit of token 1"));
+      }
+    }
+  }
 }
 
 }  // namespace
