@@ -21,6 +21,16 @@ int64_t proc_kilobytes(const char* path, std::string_view key) {
   return -1;
 }
 
+// "key number" lines, as in memory.stat; 0 when absent.
+int64_t number_of(const char* path, std::string_view key) {
+  std::ifstream file(path);
+  std::string name;
+  for (int64_t value = 0; file >> name >> value;) {
+    if (name == key) return value;
+  }
+  return 0;
+}
+
 // The number in a one-line file; -1 when absent or "max".
 int64_t number_in(const char* path) {
   std::ifstream file(path);
@@ -39,7 +49,12 @@ int64_t available_memory_bytes() {
   int64_t bytes = available < 0 ? std::numeric_limits<int64_t>::max() : available * 1024;
   const int64_t limit = number_in("/sys/fs/cgroup/memory.max");
   const int64_t used = number_in("/sys/fs/cgroup/memory.current");
-  if (limit >= 0 && used >= 0) bytes = std::min(bytes, std::max<int64_t>(limit - used, 0));
+  if (limit >= 0 && used >= 0) {
+    // Cached files count as used, but make room when memory is asked for.
+    constexpr const char* kStat = "/sys/fs/cgroup/memory.stat";
+    const int64_t cached = number_of(kStat, "inactive_file") + number_of(kStat, "active_file");
+    bytes = std::min(bytes, std::clamp<int64_t>(limit - used + cached, 0, limit));
+  }
   return bytes;
 }
 

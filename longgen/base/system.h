@@ -8,7 +8,8 @@ namespace longgen {
 
 int64_t resident_bytes();       // now (VmRSS)
 int64_t peak_resident_bytes();  // the most so far (VmHWM)
-// Memory that may still be used: the least of MemAvailable and the cgroup's limit less its use.
+// Memory that may still be used: the least of MemAvailable and the cgroup's limit less its use
+// (without cached files).
 int64_t available_memory_bytes();
 double monotonic_seconds();
 

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -34,10 +35,17 @@ void relax(int turn) {
 
 struct ThreadPool::Impl {
   explicit Impl(int count) {
-    for (int i = 1; i < count; ++i) workers.emplace_back([this, i] { serve(i); });
+    try {
+      for (int i = 1; i < count; ++i) workers.emplace_back([this, i] { serve(i); });
+    } catch (const std::system_error& e) {
+      stop();
+      fail("cannot start {} threads: {}; ask for fewer", count, e.what());
+    }
   }
 
-  ~Impl() {
+  ~Impl() { stop(); }
+
+  void stop() {
     {
       const std::lock_guard lock(mutex);
       stopping = true;
