@@ -23,7 +23,6 @@ class Haystack {
   static Haystack files(const std::vector<std::filesystem::path>& paths);
 
   const std::string& name() const { return name_; }
-  bool is_filler() const { return filler_; }
   int64_t bytes() const { return static_cast<int64_t>(text_.size()); }
 
   // A place where a piece of about `bytes` may begin: behind a space, and early enough for the

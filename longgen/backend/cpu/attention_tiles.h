@@ -77,7 +77,6 @@ class KeyTiles {
   KeyTiles(const AttentionPattern& pattern, const QueryTile& tile, int64_t kv_head, int64_t group,
            int64_t part = 0, int64_t parts = 1);
   bool next(KeyTile* out);
-  int64_t blocks_left() const { return end_ - at_; }
 
  private:
   int64_t block_at(int64_t index);

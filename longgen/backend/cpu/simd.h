@@ -47,13 +47,6 @@ LONGGEN_SIMD float bf16_to_float(uint16_t x) {
   std::memcpy(&f, &u, sizeof f);
   return f;
 }
-// Round to nearest even; NaN stays NaN.
-LONGGEN_SIMD uint16_t float_to_bf16(float x) {
-  uint32_t u;
-  std::memcpy(&u, &x, sizeof u);
-  if (x != x) return static_cast<uint16_t>((u >> 16) | 0x40u);
-  return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
-}
 
 LONGGEN_SIMD Vf load(const uint16_t* p) {
 #if defined(__AVX512F__)
@@ -67,6 +60,7 @@ LONGGEN_SIMD Vf load(const uint16_t* p) {
   return (Vf)(u << 16);
 #endif
 }
+// Round to nearest even; NaN stays NaN.
 LONGGEN_SIMD void store(uint16_t* p, Vf v) {
 #if defined(__AVX512BF16__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
