@@ -57,6 +57,7 @@ double Optimizer::step(double lr, int64_t update) {
              .step = update};
   if (options_.clip > 0 && norm > options_.clip) args.gradient_scale = options_.clip / norm;
   for (size_t i = 0; i < master_.tensors().size(); ++i) {
+    if (!weights().specs()[i].trainable) continue;  // neither gradient nor decay moves it
     args.weight_decay = master_.specs()[i].decay ? options_.weight_decay : 0;
     backend_.adamw_step(weights().tensors()[i], master_.tensors()[i], first_moment_.tensors()[i],
                         second_moment_.tensors()[i], gradients_.tensors()[i], args);

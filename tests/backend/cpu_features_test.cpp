@@ -66,5 +66,14 @@ TEST(CpuFeatures, BackendSaysWhatItComputesWith) {
   EXPECT_THROW(make_cpu_backend(-1), Error);
 }
 
+TEST(CpuFeatures, BackendPrefersBf16WhereItHasTheInstructions) {
+  for (const CpuIsa isa :
+       {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Bf16}) {
+    if (!cpu_has(isa)) continue;
+    EXPECT_EQ(make_cpu_backend(1, isa)->preferred_dtype(),
+              isa == CpuIsa::kAvx512Bf16 ? DType::kBF16 : DType::kF32);
+  }
+}
+
 }  // namespace
 }  // namespace longgen

@@ -106,6 +106,23 @@ TEST(Optimizer, Bf16WeightsAreTheRoundedMaster) {
   EXPECT_NE(bytes_of(optimizer.master()), before);
 }
 
+TEST(Optimizer, LeavesFrozenParametersAlone) {
+  const auto backend = make_cpu_backend(2);
+  Optimizer optimizer(tiny_config(), DType::kF32, *backend, kOptions, backend->memory());
+  model::initialize(tiny_config(), 3, optimizer.master());
+  const std::string frozen = "model.layers.1.mlp.up_proj.weight";
+  // The optimizer hands its weights out read-only: nothing freezes them yet while it runs.
+  const_cast<model::ParameterSet&>(optimizer.weights()).set_trainable(frozen, false);
+  const auto value = [&](std::string_view name) {
+    return optimizer.master()[name].data<float>()[7];
+  };
+  const float before = value(frozen), other = value("model.layers.1.mlp.down_proj.weight");
+  fill_gradients(optimizer, 1, 1);
+  optimizer.step(1e-2, 1);
+  EXPECT_EQ(value(frozen), before);  // weight decay would have shrunk it
+  EXPECT_NE(value("model.layers.1.mlp.down_proj.weight"), other);
+}
+
 TEST(Optimizer, RefusesGradientsThatAreNotFinite) {
   const auto backend = make_cpu_backend(2);
   Optimizer optimizer(tiny_config(), DType::kF32, *backend, kOptions, backend->memory());

@@ -34,6 +34,12 @@ std::string CpuBackend::description() const {
                      pool_.size() == 1 ? "" : "s");
 }
 
+// Without bf16 instructions every product would first widen its operands.
+DType CpuBackend::preferred_dtype() const {
+  const bool has_bf16 = context_.isa == CpuIsa::kAvx512Bf16 || context_.isa == CpuIsa::kAmx;
+  return has_bf16 ? DType::kBF16 : DType::kF32;
+}
+
 void CpuBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightView& weight,
                                 const Tensor& bias, bool accumulate) {
   constexpr std::string_view kOp = "linear_forward";

@@ -22,6 +22,7 @@ class CpuBackend : public Backend {
   bool supports(DType activation) const override {
     return activation == DType::kF32 || activation == DType::kBF16;
   }
+  DType preferred_dtype() const override;
   MemoryResource& memory() override { return memory_; }
 
   void zero(const Tensor& x) override;
