@@ -6,6 +6,7 @@
 
 #include "longgen/base/atomic_file.h"
 #include "longgen/base/error.h"
+#include "longgen/base/log.h"
 #include "longgen/base/system.h"
 #include "longgen/base/units.h"
 #include "longgen/cli/command.h"
@@ -53,6 +54,10 @@ class DemoCommand : public Command {
       write_pretraining_text(pretraining_text_, {books_}, documents_, common_->seed);
       return 0;
     }
+    if (common_->json) {
+      fail_usage("demo prints for people; its figures as JSON are in {}/results/*/results.json",
+                 output_);
+    }
     const double start = monotonic_seconds();
     prepare_folder();
     fmt::print(
@@ -65,7 +70,10 @@ class DemoCommand : public Command {
     const bool done = measure("model", "before") && extend("hybrid", true) &&
                       measure("hybrid", "hybrid") && extend("twin", false) &&
                       measure("twin", "twin");
-    if (!done) return exit_code_;
+    if (!done) {
+      warn("the demo stopped there; run again, it starts over");
+      return exit_code_;
+    }
     const DemoReport report = read_report();
     fmt::print("\n{}\nin {}; everything is in {}\n", to_table(report),
                format_duration(monotonic_seconds() - start), output_);
