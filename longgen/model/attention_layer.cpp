@@ -61,6 +61,16 @@ AttentionGradients AttentionGradients::first_rows(int64_t n) const {
   return {first(dq, n), first(dk, n), first(dv, n), first(dout, n), workspace};
 }
 
+Tensor allocate_attention_workspace(Arena& arena, const ModelConfig& config, const Backend& backend,
+                                    DType dtype, int64_t max_rows) {
+  const int64_t bytes = backend.attention_forward_workspace_bytes({.rows = max_rows,
+                                                                   .q_heads = config.num_heads,
+                                                                   .kv_heads = config.num_kv_heads,
+                                                                   .head_dim = config.head_dim,
+                                                                   .dtype = dtype});
+  return arena.allocate("attention forward workspace", DType::kU8, {bytes});
+}
+
 AttentionLayer::AttentionLayer(const ModelConfig& config, const ParameterSet& weights,
                                int64_t layer)
     : layer_(layer),

@@ -51,6 +51,10 @@ class AttentionCall {
   virtual void run(int64_t layer, const AttentionActivations& a) = 0;
 };
 
+// What the backend needs beside its operands for up to max_rows queries of any layer.
+Tensor allocate_attention_workspace(Arena& arena, const ModelConfig& config, const Backend& backend,
+                                    DType dtype, int64_t max_rows);
+
 class AttentionLayer {
  public:
   AttentionLayer(const ModelConfig& config, const ParameterSet& weights, int64_t layer);

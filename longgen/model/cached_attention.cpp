@@ -10,13 +10,7 @@ Tensor heads(const Tensor& x, int64_t begin, int64_t count) { return x.slice(1, 
 }  // namespace
 
 void CachedAttention::allocate(Arena& arena, DType dtype, int64_t max_rows) {
-  const int64_t bytes =
-      backend_.attention_forward_workspace_bytes({.rows = max_rows,
-                                                  .q_heads = config_.num_heads,
-                                                  .kv_heads = config_.num_kv_heads,
-                                                  .head_dim = config_.head_dim,
-                                                  .dtype = dtype});
-  workspace_ = arena.allocate("attention forward workspace", DType::kU8, {bytes});
+  workspace_ = allocate_attention_workspace(arena, config_, backend_, dtype, max_rows);
 }
 
 // All sequences of a layer are cut into the same head ranges, since those follow from its pattern.

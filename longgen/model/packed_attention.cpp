@@ -5,13 +5,7 @@
 namespace longgen::model {
 
 void PackedAttention::allocate(Arena& arena, DType dtype, int64_t max_rows) {
-  const int64_t bytes =
-      backend_.attention_forward_workspace_bytes({.rows = max_rows,
-                                                  .q_heads = config_.num_heads,
-                                                  .kv_heads = config_.num_kv_heads,
-                                                  .head_dim = config_.head_dim,
-                                                  .dtype = dtype});
-  workspace_ = arena.allocate("attention forward workspace", DType::kU8, {bytes});
+  workspace_ = allocate_attention_workspace(arena, config_, backend_, dtype, max_rows);
 }
 
 void PackedAttention::set_documents(int64_t rows, std::span<const DocumentRange> documents) {
