@@ -29,7 +29,7 @@ demo: build
 	$(BUILD)/bin/longgen demo
 
 demo-seeds: build
-	for seed in 1 2 3 4 5; do $(BUILD)/bin/longgen demo --seed $$seed || exit 1; done
+	for seed in 0 1 2 3 4; do $(BUILD)/bin/longgen demo --seed $$seed || exit 1; done
 
 model:
 	@scripts/fetch_model.sh "$(MODEL)"
