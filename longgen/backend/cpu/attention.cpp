@@ -63,6 +63,13 @@ void check_sequence(const AttentionSequence& s, int64_t index, int64_t rows) {
 
 }  // namespace
 
+void check_attention_shape(const AttentionShape& shape) {
+  require(shape.kv_heads > 0 && shape.q_heads % shape.kv_heads == 0 && shape.head_dim > 0 &&
+              shape.head_dim % 16 == 0,
+          "cpu attention: {} query heads, {} KV heads, head_dim {}", shape.q_heads, shape.kv_heads,
+          shape.head_dim);
+}
+
 void check_attention(const AttentionForward& a, int64_t workspace_bytes) {
   check_common(a.q, a.kv_heads, a.kv_head_begin, a.pattern, a.scale);
   const int64_t rows = a.q.dim(0), heads = a.q.dim(1), dim = a.q.dim(2);

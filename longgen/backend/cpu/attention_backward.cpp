@@ -483,10 +483,7 @@ void Backward::sum_parts(const std::vector<Part>& parts, int64_t kv_head, int64_
 
 int64_t cpu_attention_backward_workspace_bytes(const AttentionShape& shape,
                                                const CpuContext& context) {
-  require(shape.kv_heads > 0 && shape.q_heads % shape.kv_heads == 0 && shape.head_dim > 0 &&
-              shape.head_dim % 16 == 0,
-          "cpu attention: {} query heads, {} KV heads, head_dim {}", shape.q_heads, shape.kv_heads,
-          shape.head_dim);
+  check_attention_shape(shape);
   const AttentionLayout layout =
       backward_layout(context.isa, shape.dtype, shape.head_dim, shape.q_heads / shape.kv_heads);
   const int64_t slot_bytes = checked_mul<int64_t>(shape.rows, shape.head_dim * 2 * 4);

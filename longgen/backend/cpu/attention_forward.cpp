@@ -419,10 +419,7 @@ void Forward::merge(int64_t item_index, ThreadScratch& t) {
 
 int64_t cpu_attention_forward_workspace_bytes(const AttentionShape& shape,
                                               const CpuContext& context) {
-  require(shape.kv_heads > 0 && shape.q_heads % shape.kv_heads == 0 && shape.head_dim > 0 &&
-              shape.head_dim % 16 == 0,
-          "cpu attention: {} query heads, {} KV heads, head_dim {}", shape.q_heads, shape.kv_heads,
-          shape.head_dim);
+  check_attention_shape(shape);
   const AttentionLayout layout =
       forward_layout(context.isa, shape.dtype, shape.head_dim, shape.q_heads / shape.kv_heads);
   const int64_t threads = context.pool.size();
