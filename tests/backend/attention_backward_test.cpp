@@ -104,16 +104,7 @@ std::vector<AttentionShapeCase> shapes() {
 }
 
 const std::vector<SolvedProblem>& solved() {
-  static const std::vector<SolvedProblem> all = [] {
-    std::vector<SolvedProblem> out;
-    for (AttentionShapeCase c : shapes()) {
-      for (const DType dtype : {DType::kF32, DType::kBF16}) {
-        c.dtype = dtype;
-        out.emplace_back(c, true);
-      }
-    }
-    return out;
-  }();
+  static const std::vector<SolvedProblem> all = solve_in_both_dtypes(shapes(), true);
   return all;
 }
 

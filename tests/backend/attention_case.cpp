@@ -298,4 +298,16 @@ void expect_near(const std::string& name, const std::vector<double>& got,
   EXPECT_LE(d.block, 2 * p.block + granted) << both;
 }
 
+std::vector<SolvedProblem> solve_in_both_dtypes(const std::vector<AttentionShapeCase>& shapes,
+                                                bool backward) {
+  std::vector<SolvedProblem> out;
+  for (AttentionShapeCase c : shapes) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      c.dtype = dtype;
+      out.emplace_back(c, backward);
+    }
+  }
+  return out;
+}
+
 }  // namespace longgen::testing

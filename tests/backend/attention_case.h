@@ -94,4 +94,8 @@ void expect_near(const std::string& name, const std::vector<double>& got,
                  const std::vector<double>& want, const std::vector<double>& plain, DType dtype,
                  int64_t heads, int64_t head_dim);
 
+// Every shape in f32, then in bf16, solved by the reference.
+std::vector<SolvedProblem> solve_in_both_dtypes(const std::vector<AttentionShapeCase>& shapes,
+                                                bool backward);
+
 }  // namespace longgen::testing
