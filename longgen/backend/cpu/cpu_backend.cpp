@@ -30,8 +30,9 @@ CpuBackend::CpuBackend(int threads, CpuIsa isa)
     : pool_(threads), context_{pool_, isa}, gemm_(context_) {}
 
 std::string CpuBackend::description() const {
-  return fmt::format("cpu ({}, {} thread{})", cpu_isa_name(context_.isa), pool_.size(),
-                     pool_.size() == 1 ? "" : "s");
+  const bool emulated = kAmxIsEmulated && context_.isa == CpuIsa::kAmx;
+  return fmt::format("cpu ({}{}, {} thread{})", cpu_isa_name(context_.isa),
+                     emulated ? ", emulated" : "", pool_.size(), pool_.size() == 1 ? "" : "s");
 }
 
 // Without bf16 instructions every product would first widen its operands.

@@ -61,6 +61,7 @@ bool has_avx512_bf16() {
 }
 
 bool has_amx() {
+  if (kAmxIsEmulated) return has_avx512_bf16();
   constexpr uint32_t kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
   return has_avx512_bf16() && all_bits(cpuid(7, 0).d, kAmxBf16 | kAmxTile) &&
          (saved_registers() & kSavesTiles) == kSavesTiles && permit_tiles();
@@ -136,7 +137,11 @@ std::vector<CpuIsa> available_cpu_isas() {
 
 CpuIsa resolve_cpu_isa(CpuIsa requested) {
   if (requested == CpuIsa::kAuto) requested = isa_from_environment();
-  if (requested == CpuIsa::kAuto) return available_cpu_isas().back();
+  if (requested == CpuIsa::kAuto) {
+    std::vector<CpuIsa> isas = available_cpu_isas();
+    if (kAmxIsEmulated && isas.back() == CpuIsa::kAmx) isas.pop_back();
+    return isas.back();
+  }
   require(cpu_has(requested),
           "instruction set {} is not available here (the processor or the system lacks it); "
           "available: {}",

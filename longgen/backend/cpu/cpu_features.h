@@ -15,6 +15,14 @@ std::string_view cpu_isa_name(CpuIsa isa);
 // Asking for kAmx also asks the system for the permission to use tiles (for the whole process).
 bool cpu_has(CpuIsa isa);
 
+// Built with LONGGEN_EMULATE_AMX: kAmx then computes its tiles in software (for tests), wherever
+// kAvx512Bf16 runs, and kAuto never picks it.
+#if defined(LONGGEN_EMULATE_AMX)
+constexpr bool kAmxIsEmulated = true;
+#else
+constexpr bool kAmxIsEmulated = false;
+#endif
+
 // Everything that cpu_has() accepts, kPortable first, the best last.
 std::vector<CpuIsa> available_cpu_isas();
 

@@ -1,36 +1,17 @@
 // bf16 products with AMX tiles: 16 x 32 values of A (row-major) times 16 pairs x 16 columns of B
 // into 16 x 16 f32 sums; two by two tiles at a time. B panels are those of vdpbf16ps, 32 columns
 // wide.
+#include "longgen/backend/cpu/amx_tiles.h"
 #include "longgen/backend/cpu/gemm_bf16_dot.h"
 
 namespace longgen {
 namespace {
 
-constexpr int kTileRows = 16, kTileDepth = 32, kNr = 32;
-constexpr int64_t kTileBytes = 1024;
+constexpr int kTileRows = tiles::kRows, kTileDepth = 32, kNr = 32;
+constexpr int64_t kTileBytes = tiles::kBytes;
 
-struct alignas(64) TileConfig {
-  uint8_t palette;
-  uint8_t start_row;
-  uint8_t reserved[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-};
-static_assert(sizeof(TileConfig) == 64);
-
-void enter() {
-  TileConfig config = {};
-  config.palette = 1;
-  for (int i = 0; i < 8; ++i) {
-    config.row_bytes[i] = 64;
-    config.rows[i] = kTileRows;
-  }
-  // GCC 12 thinks that _tile_loadconfig reads 8 bytes only and may drop the stores of the others.
-  __asm__ volatile("" : : "r"(&config) : "memory");
-  _tile_loadconfig(&config);
-}
-
-void leave() { _tile_release(); }
+void enter() { tiles::configure(); }
+void leave() { tiles::release(); }
 
 // Tiles 0-3 hold sums (row by row of tiles), 4-5 A, 6-7 B.
 void multiply_two_by_two(int64_t depth, const char* a, const char* b, float* c, int64_t ldc,
@@ -38,57 +19,55 @@ void multiply_two_by_two(int64_t depth, const char* a, const char* b, float* c, 
   const int64_t c_bytes = ldc * 4;
   float* lower = c + kTileRows * ldc;
   if (accumulate) {
-    _tile_loadd(0, c, c_bytes);
-    _tile_loadd(1, c + 16, c_bytes);
-    _tile_loadd(2, lower, c_bytes);
-    _tile_loadd(3, lower + 16, c_bytes);
+    tiles::load<0>(c, c_bytes);
+    tiles::load<1>(c + 16, c_bytes);
+    tiles::load<2>(lower, c_bytes);
+    tiles::load<3>(lower + 16, c_bytes);
   } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    tiles::zero<0>();
+    tiles::zero<1>();
+    tiles::zero<2>();
+    tiles::zero<3>();
   }
   for (int64_t k = 0; k < depth; k += kTileDepth, a += 2 * kTileBytes, b += 2 * kTileBytes) {
-    _tile_loadd(4, a, 64);
-    _tile_loadd(6, b, 128);
-    _tile_loadd(7, b + 64, 128);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, a + kTileBytes, 64);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    tiles::load<4>(a, 64);
+    tiles::load<6>(b, 128);
+    tiles::load<7>(b + 64, 128);
+    tiles::dot_bf16<0, 4, 6>();
+    tiles::dot_bf16<1, 4, 7>();
+    tiles::load<5>(a + kTileBytes, 64);
+    tiles::dot_bf16<2, 5, 6>();
+    tiles::dot_bf16<3, 5, 7>();
   }
-  _tile_stored(0, c, c_bytes);
-  _tile_stored(1, c + 16, c_bytes);
-  _tile_stored(2, lower, c_bytes);
-  _tile_stored(3, lower + 16, c_bytes);
+  tiles::store<0>(c, c_bytes);
+  tiles::store<1>(c + 16, c_bytes);
+  tiles::store<2>(lower, c_bytes);
+  tiles::store<3>(lower + 16, c_bytes);
 }
 
 void multiply_one_by_two(int64_t depth, const char* a, const char* b, float* c, int64_t ldc,
                          bool accumulate) {
   const int64_t c_bytes = ldc * 4;
   if (accumulate) {
-    _tile_loadd(0, c, c_bytes);
-    _tile_loadd(1, c + 16, c_bytes);
+    tiles::load<0>(c, c_bytes);
+    tiles::load<1>(c + 16, c_bytes);
   } else {
-    _tile_zero(0);
-    _tile_zero(1);
+    tiles::zero<0>();
+    tiles::zero<1>();
   }
   for (int64_t k = 0; k < depth; k += kTileDepth, a += kTileBytes, b += 2 * kTileBytes) {
-    _tile_loadd(4, a, 64);
-    _tile_loadd(6, b, 128);
-    _tile_loadd(7, b + 64, 128);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
+    tiles::load<4>(a, 64);
+    tiles::load<6>(b, 128);
+    tiles::load<7>(b + 64, 128);
+    tiles::dot_bf16<0, 4, 6>();
+    tiles::dot_bf16<1, 4, 7>();
   }
-  _tile_stored(0, c, c_bytes);
-  _tile_stored(1, c + 16, c_bytes);
+  tiles::store<0>(c, c_bytes);
+  tiles::store<1>(c + 16, c_bytes);
 }
 
 void multiply(int mr, int64_t depth, const void* a, const void* b, float* c, int64_t ldc,
               bool accumulate) {
-  // The tile loads below do not tell the compiler that they read memory.
-  __asm__ volatile("" : : : "memory");
   const char* rows = static_cast<const char*>(a);
   const char* columns = static_cast<const char*>(b);
   if (mr == 2 * kTileRows) {

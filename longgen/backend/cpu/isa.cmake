@@ -15,6 +15,6 @@ foreach(source ${cpu_sources})
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${avx512};-mavx512bf16")
   elseif(source MATCHES "_amx\\.cpp$")
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-                                "${avx512};-mavx512bf16;-mamx-tile;-mamx-bf16")
+                                "${avx512};-mavx512bf16;-mamx-tile;-mamx-bf16;-mamx-int8")
   endif()
 endforeach()
