@@ -301,10 +301,8 @@ const GgufTensor* GgufFile::find(std::string_view name) const {
 void GgufFile::read_rows(const GgufTensor& tensor, int64_t begin, int64_t count, float* out) const {
   const GgmlTypeInfo* type = find_ggml_type(tensor.type);
   if (type == nullptr) {
-    fail(
-        "{}: tensor {}: type {} cannot be read; F32, F16, BF16, Q8_0, Q4_0, Q4_1 and Q6_K can: "
-        "get the model in one of these",
-        path().string(), tensor.name, ggml_type_name(tensor.type));
+    fail("{}: tensor {}: type {} cannot be read; {} can: get the model in one of these",
+         path().string(), tensor.name, ggml_type_name(tensor.type), readable_ggml_types());
   }
   const int64_t columns = tensor.shape.back();
   const int64_t row_bytes = columns / type->block_elements * type->block_bytes;

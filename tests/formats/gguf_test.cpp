@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include <cstring>
+
 #include "formats_testing.h"
 #include "longgen/base/rng.h"
 
@@ -84,30 +86,41 @@ TEST(Gguf, TypedAccessNamesTheKey) {
   EXPECT_THAT(error_of([&] { file.number("none", 0, 1); }), HasSubstr("none is missing"));
 }
 
+std::string bytes_of_hex(const std::string& hex) {
+  std::string bytes;
+  for (size_t i = 0; i < hex.size(); i += 2) {
+    bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  }
+  return bytes;
+}
+
 // Values by the gguf package: see data/make_gguf_goldens.py.
 TEST(Dequantize, EqualsGoldenValuesOfEveryType) {
   const Json golden = Json::parse(read_file(data_file("gguf_blocks.json")));
-  const GgmlType types[] = {GgmlType::kF32,  GgmlType::kF16,  GgmlType::kBF16, GgmlType::kQ8_0,
-                            GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ6_K};
-  for (GgmlType type : types) {
-    const GgmlTypeInfo* info = find_ggml_type(static_cast<uint32_t>(type));
-    ASSERT_NE(info, nullptr);
+  size_t types = 0;
+  for (uint32_t number = 0; number < 64; ++number) {
+    const GgmlTypeInfo* info = find_ggml_type(number);
+    if (info == nullptr) continue;
+    ++types;
     const Json& entry = golden.at(std::string(info->name));
-    const std::string hex = entry.at("bytes");
-    std::string bytes;
-    for (size_t i = 0; i < hex.size(); i += 2) {
-      bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
-    }
-    const auto expected = entry.at("values").get<std::vector<float>>();
-    std::vector<float> values(expected.size());
+    std::string bytes = bytes_of_hex(entry.at("bytes"));
+    const std::string expected = bytes_of_hex(entry.at("values"));
+    const size_t count = expected.size() / sizeof(float);
+    std::vector<float> values(count);
     ASSERT_EQ(bytes.size() * static_cast<size_t>(info->block_elements),
-              expected.size() * static_cast<size_t>(info->block_bytes));
+              count * static_cast<size_t>(info->block_bytes));
     // One byte off, so that every load is unaligned.
     bytes.insert(bytes.begin(), 'x');
-    dequantize(type, reinterpret_cast<const std::byte*>(bytes.data()) + 1, values.data(),
-               static_cast<int64_t>(values.size()));
-    EXPECT_EQ(values, expected) << info->name;  // one product and one sum: equal to the bit
+    dequantize(info->type, reinterpret_cast<const std::byte*>(bytes.data()) + 1, values.data(),
+               static_cast<int64_t>(count));
+    for (size_t i = 0; i < count; ++i) {
+      float value;
+      std::memcpy(&value, expected.data() + i * sizeof(float), sizeof(float));
+      // One product and one sum: equal. Zeros may differ in sign.
+      ASSERT_EQ(values[i], value) << info->name << " " << i;
+    }
   }
+  EXPECT_EQ(types, golden.size());
 }
 
 // Each type through a whole file, with numbers chosen so that the values can be seen by eye.
@@ -146,12 +159,12 @@ TEST(Dequantize, BlocksOfAFile) {
 TEST(Gguf, UnreadableTypesAreNamedWhenRead) {
   TempFolder folder;
   GgufBuilder gguf;
-  gguf.tensor("w", {256}, 12, "");  // Q4_K
+  gguf.tensor("w", {256}, 23, "");  // IQ4_XS
   gguf.tensor("u", {8}, 99, "");
   const GgufFile file(folder.write("x.gguf", gguf.build() + std::string(64, '\0')));
   float out[256];
   EXPECT_THAT(error_of([&] { file.read_rows(*file.find("w"), 0, 1, out); }),
-              HasSubstr("tensor w: type Q4_K cannot be read"));
+              HasSubstr("tensor w: type IQ4_XS cannot be read; F32, F16, BF16, Q8_0, Q4_0"));
   EXPECT_THAT(error_of([&] { file.read_rows(*file.find("u"), 0, 1, out); }),
               HasSubstr("tensor u: type type 99 cannot be read"));
 }
@@ -216,6 +229,20 @@ std::vector<BrokenGguf> broken_files() {
        "tensor t: [1000] F32 takes 4000 bytes"},
       {"half_block", [](auto& g) { g.tensor("t", {48}, kQ8_0, std::string(68, 'x')); },
        "tensor t: rows of 48 elements"},
+      {"half_superblock",
+       [](auto& g) {
+         for (uint32_t type : {10, 11, 12, 13, 14, 15}) {
+           g.tensor(fmt::format("t{}", type), {288}, type, std::string(400, 'x'));
+         }
+       },
+       "tensor t10: rows of 288 elements are no whole number of Q2_K blocks of 256"},
+      {"q4_k_beyond_file",
+       [](auto& g) {
+         g.tensor("t", {256, 2}, 12, std::string(287, 'x'));
+       },
+       "tensor t: [2, 256] Q4_K takes 288 bytes"},
+      {"q8_k_huge", [](auto& g) { g.tensor("t", {1ull << 62}, 15, "xxxx"); },
+       "tensor t: [4611686018427387904] Q8_K takes 5260204364768739328 bytes"},
       {"offset_unaligned", [](auto& g) { g.tensor("t", {1}, kF32, "xxxx", 4); },
        "tensor t: offset 4 is no multiple"},
       {"offset_beyond", [](auto& g) { g.tensor("t", {1}, kF32, "xxxx", 1 << 20); },
@@ -256,6 +283,7 @@ TEST(GgufHostile, FlippedBytesAreReadOrRefused) {
   TempFolder folder;
   GgufBuilder builder = small_gguf();
   builder.tensor("q", {32, 2}, kQ8_0, std::string(68, '\x3c'));
+  builder.tensor("k", {256}, 12, std::string(144, '\x3c'));
   const std::string whole = builder.build();
   Rng rng(12, 0);
   int refused = 0;
