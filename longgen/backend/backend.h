@@ -13,11 +13,13 @@
 //    `workspace` (bytes from the matching *_workspace_bytes, 64-byte aligned).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 
+#include "longgen/backend/weight_scheme.h"
 #include "longgen/pattern/pattern.h"
 #include "longgen/tensor/arena.h"
 #include "longgen/tensor/tensor.h"
@@ -27,13 +29,23 @@ namespace longgen {
 enum class NormKind : uint8_t { kRms, kLayer };
 enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu };
 
-// How a weight is stored. Quantised schemes will add members here.
-enum class WeightScheme : uint8_t { kPlain };
-
+// A matrix [n, k], as in y = x w^T.
 struct WeightView {
-  Tensor data;  // [n, k] as in y = x w^T
+  WeightView() = default;
+  // A plain one. Implicit: most tables and weights are.
+  WeightView(Tensor plain) : data(std::move(plain)) {}  // NOLINT(google-explicit-constructor)
+  // A quantised one: `bytes` u8 [quantized::weight_bytes(scheme, n, k)], laid out as
+  // weight_scheme.h says.
+  WeightView(Tensor bytes, WeightScheme s, int64_t n, int64_t k)
+      : data(std::move(bytes)), scheme(s), shape{n, k} {}
+
+  bool is_plain() const { return scheme == WeightScheme::kPlain; }
+  int64_t n() const { return is_plain() ? data.dim(0) : shape[0]; }
+  int64_t k() const { return is_plain() ? data.dim(1) : shape[1]; }
+
+  Tensor data;
   WeightScheme scheme = WeightScheme::kPlain;
-  Tensor scales;  // unused for kPlain
+  std::array<int64_t, 2> shape{};  // of a quantised one
 };
 
 // The keys and values of one document (or sequence) for a range of KV heads. Logical block b holds
@@ -122,9 +134,9 @@ class Backend {
   virtual void copy(const Tensor& dst, const Tensor& src) = 0;
 
   // --- embedding ---
-  // out [T, d] = table [V, d] rows ids (i32 [T]); an id outside [0, V) is an Error.
-  // accumulate adds to out (for learned positions).
-  virtual void embedding_forward(const Tensor& out, const Tensor& table, const Tensor& ids,
+  // out [T, d] = table [V, d] rows ids (i32 [T]); an id outside [0, V) is an Error. A quantised table
+  // gives its values rounded to out's dtype. accumulate adds to out (for learned positions).
+  virtual void embedding_forward(const Tensor& out, const WeightView& table, const Tensor& ids,
                                  bool accumulate) = 0;
   // dtable acc [V, d] += dout [T, d] scattered; each row's sum runs in ascending T.
   virtual void embedding_backward(const Tensor& dtable, const Tensor& dout, const Tensor& ids) = 0;
@@ -142,7 +154,9 @@ class Backend {
                              const Tensor& x, const Tensor& stats, const Tensor& weight) = 0;
 
   // --- products ---
-  // y [T, n] = x [T, k] w^T (+ bias [n]) (+ y when accumulate). y has dtype A or acc.
+  // y [T, n] = x [T, k] w^T (+ bias [n]) (+ y when accumulate). y has dtype A or acc. Where w is
+  // quantised, a backend may round x to 8 bits in blocks of 32 (with the block's greatest magnitude
+  // as 127) or to bf16; quantised weights have no backward.
   virtual void linear_forward(const Tensor& y, const Tensor& x, const WeightView& w,
                               const Tensor& bias, bool accumulate) = 0;
   // dx [T, k] = dy [T, n] w (+ dx when accumulate). dx has dtype A or acc.
@@ -206,6 +220,10 @@ std::unique_ptr<Backend> make_reference_backend();
 enum class CpuIsa : uint8_t { kAuto, kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 // threads 0: all that the process may use.
 std::unique_ptr<Backend> make_cpu_backend(int threads, CpuIsa isa = CpuIsa::kAuto);
+
+// One Hopper GPU: f32 and bf16. An Error without such a device, and in a build without CUDA.
+std::unique_ptr<Backend> make_cuda_backend(int device);
+bool cuda_is_built();
 
 // Runs nothing; counts. Tensors may have null data.
 struct MetaCounts {

@@ -51,7 +51,7 @@ TEST_F(ReferenceGradient, Norms) {
 TEST_F(ReferenceGradient, Linear) {
   RandomTensor x({5, 7}, 1), w({4, 7}, 2), bias({4}, 3), y({5, 4}, 4), r({5, 4}, 5);
   RandomTensor dx({5, 7}, 6), dw({4, 7}, 7), db({4}, 8);
-  const WeightView view{.data = w};
+  const WeightView view(w);
   const auto f = [&] {
     backend_->linear_forward(y, x, view, bias, false);
     return dot(y.values(), r.values());

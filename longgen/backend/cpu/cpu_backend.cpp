@@ -5,14 +5,15 @@
 #include "longgen/backend/cpu/attention.h"
 #include "longgen/backend/cpu/checks.h"
 #include "longgen/backend/cpu/cpu_features.h"
+#include "longgen/backend/quantized.h"
 #include "longgen/base/error.h"
 
 namespace longgen {
 namespace {
 
 const Tensor& plain_weight(std::string_view op, const WeightView& w, DType dtype) {
-  require(w.scheme == WeightScheme::kPlain, "cpu {}: weight scheme {} is not supported", op,
-          static_cast<int>(w.scheme));
+  require(w.is_plain(), "cpu {}: no gradient goes through a {} weight", op,
+          quantized::scheme_name(w.scheme));
   cpu::check_rank(op, "the weight", w.data, 2);
   cpu::check(op, "the weight", w.data, dtype, {w.data.dim(0), w.data.dim(1)});
   return w.data;
@@ -27,7 +28,7 @@ void check_output(std::string_view op, std::string_view operand, const Tensor& x
 }  // namespace
 
 CpuBackend::CpuBackend(int threads, CpuIsa isa)
-    : pool_(threads), context_{pool_, isa}, gemm_(context_) {}
+    : pool_(threads), context_{pool_, isa}, gemm_(context_), quantized_(context_) {}
 
 std::string CpuBackend::description() const {
   const bool emulated = kAmxIsEmulated && context_.isa == CpuIsa::kAmx;
@@ -44,6 +45,7 @@ DType CpuBackend::preferred_dtype() const {
 void CpuBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightView& weight,
                                 const Tensor& bias, bool accumulate) {
   constexpr std::string_view kOp = "linear_forward";
+  if (!weight.is_plain()) return quantized_.linear_forward(y, x, weight, bias, accumulate);
   cpu::check_activation(kOp, "x", x);
   cpu::check_rank(kOp, "x", x, 2);
   const Tensor& w = plain_weight(kOp, weight, x.dtype());

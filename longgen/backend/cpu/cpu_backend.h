@@ -8,6 +8,7 @@
 #include "longgen/backend/backend.h"
 #include "longgen/backend/cpu/cpu_context.h"
 #include "longgen/backend/cpu/gemm.h"
+#include "longgen/backend/cpu/quantized_linear.h"
 #include "longgen/backend/cpu/scratch.h"
 #include "longgen/base/thread_pool.h"
 
@@ -28,7 +29,7 @@ class CpuBackend : public Backend {
   void zero(const Tensor& x) override;
   void copy(const Tensor& dst, const Tensor& src) override;
 
-  void embedding_forward(const Tensor& out, const Tensor& table, const Tensor& ids,
+  void embedding_forward(const Tensor& out, const WeightView& table, const Tensor& ids,
                          bool accumulate) override;
   void embedding_backward(const Tensor& dtable, const Tensor& dout, const Tensor& ids) override;
 
@@ -72,6 +73,7 @@ class CpuBackend : public Backend {
   ThreadPool pool_;
   CpuContext context_;
   Gemm gemm_;
+  QuantizedLinear quantized_;
   Scratch partials_;
 };
 

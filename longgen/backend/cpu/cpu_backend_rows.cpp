@@ -24,9 +24,11 @@ constexpr int64_t kColumns = 64;
 
 }  // namespace
 
-void CpuBackend::embedding_forward(const Tensor& out, const Tensor& table, const Tensor& ids,
+void CpuBackend::embedding_forward(const Tensor& out, const WeightView& weight, const Tensor& ids,
                                    bool accumulate) {
   constexpr std::string_view kOp = "embedding_forward";
+  if (!weight.is_plain()) return quantized_.embedding_forward(out, weight, ids, accumulate);
+  const Tensor& table = weight.data;
   check_activation(kOp, "the table", table);
   check_rank(kOp, "the table", table, 2);
   check_rank(kOp, "ids", ids, 1);

@@ -127,6 +127,16 @@ std::string_view cpu_isa_name(CpuIsa isa) {
 
 bool cpu_has(CpuIsa isa) { return detect(isa); }
 
+bool cpu_has_avx_vnni() {
+  constexpr uint32_t kAvxVnni = 1u << 4;
+  return has_avx2() && all_bits(cpuid(7, 1).a, kAvxVnni);
+}
+
+bool cpu_has_avx512_vnni() {
+  constexpr uint32_t kAvx512Vnni = 1u << 11;
+  return has_avx512() && all_bits(cpuid(7, 0).c, kAvx512Vnni);
+}
+
 std::vector<CpuIsa> available_cpu_isas() {
   std::vector<CpuIsa> isas;
   for (const CpuIsa isa : kBestLast) {

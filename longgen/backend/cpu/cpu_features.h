@@ -23,6 +23,11 @@ constexpr bool kAmxIsEmulated = true;
 constexpr bool kAmxIsEmulated = false;
 #endif
 
+// Dot products of bytes (vpdpbusd), which some processors with kAvx2 or kAvx512 have and others do
+// not.
+bool cpu_has_avx_vnni();
+bool cpu_has_avx512_vnni();
+
 // Everything that cpu_has() accepts, kPortable first, the best last.
 std::vector<CpuIsa> available_cpu_isas();
 

@@ -26,9 +26,10 @@ class Meta : public MetaBackend {
     call({&dst, &src});
   }
 
-  void embedding_forward(const Tensor& out, const Tensor&, const Tensor& ids,
+  void embedding_forward(const Tensor& out, const WeightView& table, const Tensor& ids,
                          bool accumulate) override {
-    call({&out, &out, &ids});  // a row of the table for every row of out
+    call({&out, &ids});
+    counts_.bytes_moved += ids.dim(0) * (table.data.bytes() / table.n());  // a row for each of out
     if (accumulate) counts_.bytes_moved += out.bytes();
   }
   void embedding_backward(const Tensor&, const Tensor& dout, const Tensor& ids) override {
@@ -51,18 +52,18 @@ class Meta : public MetaBackend {
 
   void linear_forward(const Tensor& y, const Tensor& x, const WeightView& w, const Tensor& bias,
                       bool accumulate) override {
-    product(y.dim(0), w.data.dim(0), w.data.dim(1), y, x, w.data);
+    product(y.dim(0), w.n(), w.k(), y, x);
     call({&y, &x, &w.data, &bias});
     if (accumulate) counts_.bytes_moved += y.bytes();
   }
   void linear_backward_input(const Tensor& dx, const Tensor& dy, const WeightView& w,
                              bool accumulate) override {
-    product(dy.dim(0), w.data.dim(0), w.data.dim(1), dy, dx, w.data);
+    product(dy.dim(0), w.n(), w.k(), dy, dx);
     call({&dx, &dy, &w.data});
     if (accumulate) counts_.bytes_moved += dx.bytes();
   }
   void linear_backward_weight(const Tensor& dw, const Tensor& dy, const Tensor& x) override {
-    product(dy.dim(0), dw.dim(0), dw.dim(1), dy, x, dw);
+    product(dy.dim(0), dw.dim(0), dw.dim(1), dy, x);
     call({&dw, &dw, &dy, &x});
   }
   void linear_backward_bias(const Tensor& dbias, const Tensor& dy) override {
@@ -158,12 +159,11 @@ class Meta : public MetaBackend {
     }
   }
 
-  // out [rows, n], in [rows, k], weight [n, k].
-  void product(int64_t rows, int64_t n, int64_t k, const Tensor& out, const Tensor& in,
-               const Tensor& weight) {
+  // out [rows, n], in [rows, k], a weight of [n, k].
+  void product(int64_t rows, int64_t n, int64_t k, const Tensor& out, const Tensor& in) {
     require(out.dim(0) == rows && out.dim(1) == n && in.dim(0) == rows && in.dim(1) == k,
-            "product of {} and {} with a weight of {}", out.shape_string(), in.shape_string(),
-            weight.shape_string());
+            "product of {} and {} with a weight of [{}, {}]", out.shape_string(), in.shape_string(),
+            n, k);
     const double flops =
         2.0 * static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k);
     counts_.flops += flops;

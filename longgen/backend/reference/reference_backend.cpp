@@ -3,8 +3,10 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "longgen/backend/backend.h"
+#include "longgen/backend/quantized.h"
 #include "longgen/backend/reference/attention.h"
 #include "longgen/backend/reference/pointwise.h"
 #include "longgen/backend/reference/rows.h"
@@ -64,9 +66,17 @@ void store(const Tensor& x, int64_t r, int64_t c, double value) {
 }
 
 const Tensor& plain(const WeightView& w) {
-  require(w.scheme == WeightScheme::kPlain, "reference backend: weight scheme {} is not done",
-          static_cast<int>(w.scheme));
+  require(w.is_plain(), "reference backend: no gradient goes through a {} weight",
+          quantized::scheme_name(w.scheme));
   return w.data;
+}
+
+// Row r of a weight [n, k], which is dequantised into `values` where it is quantised.
+const double* weight_row(const WeightView& w, int64_t r, std::vector<double>& values) {
+  if (w.is_plain()) return row(w.data, r);
+  values.resize(static_cast<size_t>(w.k()));
+  quantized::dequantize_row(w, r, values.data());
+  return values.data();
 }
 
 class ReferenceBackend : public Backend {
@@ -93,12 +103,13 @@ class ReferenceBackend : public Backend {
     }
   }
 
-  void embedding_forward(const Tensor& out, const Tensor& table, const Tensor& ids,
+  void embedding_forward(const Tensor& out, const WeightView& table, const Tensor& ids,
                          bool accumulate) override {
-    const int64_t d = table.dim(1);
+    const int64_t d = table.k();
+    std::vector<double> values;
     expect("embedding out", out, kF64, {ids.dim(0), d});
     for (int64_t t = 0; t < ids.dim(0); ++t) {
-      const double* from = row(table, checked_id(ids, t, table.dim(0)));
+      const double* from = weight_row(table, checked_id(ids, t, table.n()), values);
       double* to = row(out, t);
       for (int64_t c = 0; c < d; ++c) to[c] = accumulate ? to[c] + from[c] : from[c];
     }
@@ -168,14 +179,16 @@ class ReferenceBackend : public Backend {
 
   void linear_forward(const Tensor& y, const Tensor& x, const WeightView& weight,
                       const Tensor& bias, bool accumulate) override {
-    const Tensor& w = plain(weight);
-    const int64_t rows = x.dim(0), k = x.dim(1), n = w.dim(0);
+    const int64_t rows = x.dim(0), k = x.dim(1), n = weight.n();
     expect("linear y", y, kF64, {rows, n});
-    expect("linear weight", w, kF64, {n, k});
+    expect("linear x", x, kF64, {rows, weight.k()});
+    if (weight.is_plain()) expect("linear weight", weight.data, kF64, {n, k});
     if (bias.defined()) expect("linear bias", bias, kF64, {n});
-    for (int64_t t = 0; t < rows; ++t) {
-      for (int64_t j = 0; j < n; ++j) {
-        const double *a = row(x, t), *b = row(w, j);
+    std::vector<double> values;
+    for (int64_t j = 0; j < n; ++j) {
+      const double* b = weight_row(weight, j, values);
+      for (int64_t t = 0; t < rows; ++t) {
+        const double* a = row(x, t);
         double sum = bias.defined() ? row(bias, 0)[j] : 0;
         for (int64_t i = 0; i < k; ++i) sum += a[i] * b[i];
         row(y, t)[j] = sum + (accumulate ? row(y, t)[j] : 0);
