@@ -25,10 +25,10 @@ struct ThreadScratch {
   uint32_t* dout_columns;
   uint32_t* q_paired;  // [64, row_units] or [32, head_dim]
   uint32_t* dout_paired;
-  float* dq;          // [head_dim, 64]
-  float* lse;         // [tile_rows], times log2(e); +inf in padding
-  float* delta;       // [tile_rows] sum of dout * out
-  int32_t* position;  // [tile_rows], less the tile's base
+  float* dq;     // [head_dim, 64]
+  float* lse;    // [tile_rows], times log2(e); +inf in padding
+  float* delta;  // [tile_rows] sum of dout * out
+  RowMasks masks;
   // Of the key tile.
   uint32_t* k_rows;  // [kMaxTileKeys, row]
   uint32_t* v_rows;
@@ -45,7 +45,7 @@ struct ThreadScratch {
   float* lse_masked;  // [64]
   uint32_t* rows;     // [64, row] f32
 
-  ThreadScratch(const AttentionLayout& l, Pieces& pieces) {
+  ThreadScratch(const AttentionLayout& l, Pieces& pieces) : masks(l.tile_rows, pieces) {
     const int64_t tile = l.panels() * l.row_units * kPanel;
     const bool bf16 = l.kernels.bf16_units;
     for (uint32_t** p : {&q_columns, &dout_columns, &q_paired, &dout_paired}) {
@@ -54,7 +54,6 @@ struct ThreadScratch {
     dq = pieces.take<float>(l.tile_rows * l.head_dim);
     lse = pieces.take<float>(l.tile_rows);
     delta = pieces.take<float>(l.tile_rows);
-    position = pieces.take<int32_t>(l.tile_rows);
     k_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
     v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
     k_paired = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
@@ -290,11 +289,11 @@ void Backward::load_queries(const QueryTile& tile, int64_t kv_head, ThreadScratc
     load_panel(a_.dout, tile, kv_head, first, t.dout_columns + first * units,
                t.dout_paired + first * units, t);
   }
+  t.masks.fill(*a_.pattern, tile, layout_.group, padded);
   const bool f32 = layout_.dtype == DType::kF32;
   const auto* lse = static_cast<const float*>(a_.lse.raw());
   auto* staged = reinterpret_cast<float*>(t.rows);
   for (int64_t r = 0; r < padded; ++r) {
-    t.position[r] = static_cast<int32_t>(r / layout_.group);
     t.lse[r] = INFINITY;
     t.delta[r] = 0;
     if (r < padding || r >= rows) continue;
@@ -364,18 +363,13 @@ void Backward::run_panel(const KeyTile& keys, const QueryTile& tile, int64_t row
   scores.c = t.dp;
   kernels_.product(scores);
 
-  AttentionMask mask;
-  if (keys.diagonal) {
-    const int64_t first_key = keys.blocks[0] * a_.pattern->block_size - tile.base;
-    mask = {t.position + row, static_cast<int32_t>(first_key)};
-  }
   kernels_.gradient({.s = t.s,
                      .dp = t.dp,
                      .keys = n,
                      .padded_keys = padded,
                      .lanes = lanes,
                      .scale = scale_,
-                     .mask = mask,
+                     .mask = t.masks.of(keys, *a_.pattern, tile, row),
                      .lse = lse_of(keys, row, lanes, t),
                      .delta = t.delta + row,
                      .p_rows = t.p_rows,

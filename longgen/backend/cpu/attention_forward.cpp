@@ -24,45 +24,80 @@ constexpr double kLog2E = 1.4426950408889634;
 // outputs of a tile stay in the cache of a core.
 int64_t target_rows(int64_t head_dim) { return std::clamp<int64_t>(32768 / head_dim, 128, 512); }
 
-struct ThreadScratch {
-  uint32_t* q_columns;  // [panels, head_depth, 64]
-  uint32_t* k_rows;     // [kMaxTileKeys, row]
-  uint32_t* v_rows;
-  uint32_t* v_paired;
-  uint32_t* v_transposed;
-  uint32_t* p;        // [kMaxTileKeys, 64]
-  float* s;           // [kMaxTileKeys, 64]
-  float* out;         // [panels, head_dim, 64]
-  float* maximum;     // [tile_rows]
-  float* sum;         // [tile_rows]
-  float* rows;        // [64, row]: of a panel, f32
-  int32_t* position;  // [tile_rows], less the tile's base
+// Panels pass through the kernels' pipeline three at a time: one whose values are summed, one whose
+// exponentials are taken, one whose scores are.
+constexpr int64_t kPipeline = 3;
 
-  ThreadScratch(const AttentionLayout& l, Pieces& pieces) {
+struct ThreadScratch {
+  uint32_t* q_columns;          // [panels, row_units, 64]
+  uint32_t* k_rows;             // [kMaxTileKeys, row]
+  uint32_t* v_rows[kPipeline];  // the same of the last key tiles, as many as may be in use
+  uint32_t* v_paired;           // or v_rows: what down_columns() reads is not used again
+  uint32_t* v_transposed[kPipeline];
+  uint32_t* p[kPipeline];  // [kMaxTileKeys, 64]
+  float* s[kPipeline];     // [kMaxTileKeys, 64]
+  float* out;              // [panels, head_dim, 64]
+  float* shift;            // [tile_rows]
+  float* sum;              // [tile_rows]
+  float* rows;             // [64, row]: of a panel, f32
+  RowMasks masks;
+
+  ThreadScratch(const AttentionLayout& l, Pieces& pieces) : masks(l.tile_rows, pieces) {
+    const bool bf16 = l.kernels.bf16_units, apart = l.kernels.overlaps;
+    const auto take = [&](auto** x, int64_t count) {
+      using T = std::remove_pointer_t<std::remove_pointer_t<decltype(x)>>;
+      for (int64_t i = 0; i < kPipeline; ++i) {
+        x[i] = i == 0 || apart ? pieces.take<T>(count) : x[0];
+      }
+    };
     q_columns = pieces.take<uint32_t>(l.panels() * l.row_units * kPanel);
     k_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
-    v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
-    v_paired = pieces.take<uint32_t>(l.kernels.bf16_units ? kMaxTileKeys / 2 * l.head_dim : 0);
-    v_transposed = pieces.take<uint32_t>(l.kernels.rows_only ? kMaxTileKeys / 2 * l.head_dim : 0);
-    p = pieces.take<uint32_t>(l.kernels.bf16_units ? kMaxTileKeys / 2 * kPanel : 0);
-    s = pieces.take<float>(kMaxTileKeys * kPanel);
+    take(v_rows, kMaxTileKeys * l.row_units);
+    v_paired = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
+    take(v_transposed, l.kernels.rows_only ? kMaxTileKeys / 2 * l.head_dim : 0);
+    take(p, bf16 ? kMaxTileKeys / 2 * kPanel : 0);
+    take(s, kMaxTileKeys * kPanel);
     out = pieces.take<float>(l.panels() * l.head_dim * kPanel);
-    maximum = pieces.take<float>(l.tile_rows);
+    shift = pieces.take<float>(l.tile_rows);
     sum = pieces.take<float>(l.tile_rows);
     rows = pieces.take<float>(kPanel * l.row);
-    position = pieces.take<int32_t>(l.tile_rows);
   }
+};
+
+// Passes panels to the kernels in order.
+class Pipeline {
+ public:
+  explicit Pipeline(const AttentionKernels& kernels) : kernels_(kernels) {}
+  void push(const AttentionPanel& panel) {
+    slots_[next_ % kPipeline] = panel;
+    kernels_.forward(slot(next_ - 2), slot(next_ - 1), slot(next_));
+    ++next_;
+  }
+  // Of the buffers, the ones that the next panel may use.
+  int64_t buffer() const { return next_ % kPipeline; }
+  void drain() {
+    if (!kernels_.overlaps) return;
+    kernels_.forward(slot(next_ - 2), slot(next_ - 1), nullptr);
+    kernels_.forward(slot(next_ - 1), nullptr, nullptr);
+  }
+
+ private:
+  const AttentionPanel* slot(int64_t i) const { return i < 0 ? nullptr : &slots_[i % kPipeline]; }
+
+  const AttentionKernels& kernels_;
+  AttentionPanel slots_[kPipeline];
+  int64_t next_ = 0;
 };
 
 // What a part of a split item leaves: outputs not yet divided by their sums.
 struct Partial {
   float* out;  // [tile_rows, head_dim]
-  float* maximum;
+  float* shift;
   float* sum;
 
   Partial(const AttentionLayout& l, Pieces& pieces) {
     out = pieces.take<float>(l.tile_rows * l.head_dim);
-    maximum = pieces.take<float>(l.tile_rows);
+    shift = pieces.take<float>(l.tile_rows);
     sum = pieces.take<float>(l.tile_rows);
   }
 };
@@ -105,7 +140,8 @@ class Forward {
   Item item_at(int64_t index) const;
   void run_item(const Item& item, int64_t index, int thread);
   void run_tile(const Item& item, ThreadScratch& t);
-  void run_key_tile(const KeyTile& keys, const Item& item, ThreadScratch& t);
+  void run_key_tile(const KeyTile& keys, int64_t index, const Item& item, Pipeline& pipeline,
+                    ThreadScratch& t);
   void run_stream(const Item& item, ThreadScratch& t);
   template <typename T>
   void stream_keys(const Item& item, int64_t rows, const AttentionStreamKernels<T>& stream,
@@ -113,7 +149,7 @@ class Forward {
   void stream_softmax(const Item& item, const KeyTile& keys, int64_t rows, ThreadScratch& t);
   void load_queries(const Item& item, ThreadScratch& t);
   void store_tile(const Item& item, ThreadScratch& t, Partial* partial);
-  void store_row(const Item& item, int64_t row, const float* out, float maximum, float sum);
+  void store_row(const Item& item, int64_t row, const float* out, float shift, float sum);
   void merge(int64_t item_index, ThreadScratch& t);
 
   int64_t rows_of(const QueryTile& tile) const { return (tile.end - tile.base) * layout_.group; }
@@ -220,61 +256,63 @@ void Forward::run_tile(const Item& item, ThreadScratch& t) {
                  parts_);
   load_queries(item, t);
   std::fill_n(t.out, rows * layout_.head_dim, 0.0f);
-  std::fill_n(t.maximum, rows, kNoMaximum);
+  std::fill_n(t.shift, rows, kNoShift);
   std::fill_n(t.sum, rows, 0.0f);
-  for (int64_t r = 0; r < rows; ++r) t.position[r] = static_cast<int32_t>(r / layout_.group);
-  for (KeyTile keys; tiles.next(&keys);) run_key_tile(keys, item, t);
+  t.masks.fill(*a_.pattern, item.tile, layout_.group, rows);
+  Pipeline pipeline(kernels_);
+  int64_t index = 0;
+  for (KeyTile keys; tiles.next(&keys); ++index) run_key_tile(keys, index, item, pipeline, t);
+  pipeline.drain();
 }
 
-void Forward::run_key_tile(const KeyTile& keys, const Item& item, ThreadScratch& t) {
+void Forward::run_key_tile(const KeyTile& keys, int64_t index, const Item& item, Pipeline& pipeline,
+                           ThreadScratch& t) {
   const KvView& kv = sequence(item).kv;
-  const int64_t block_size = a_.pattern->block_size;
+  const int64_t block_size = a_.pattern->block_size, buffer = index % kPipeline;
   load_key_rows(layout_, t.k_rows, keys, kv, kv.keys, block_size, item.kv_head);
-  load_key_rows(layout_, t.v_rows, keys, kv, kv.values, block_size, item.kv_head);
-  const LeftOperand values = down_columns(layout_, t.v_rows, keys.keys, t.v_paired, t.v_transposed);
+  load_key_rows(layout_, t.v_rows[buffer], keys, kv, kv.values, block_size, item.kv_head);
+  const LeftOperand values =
+      down_columns(layout_, t.v_rows[buffer], keys.keys, t.v_paired, t.v_transposed[buffer]);
   const int64_t n = round_up<int64_t>(keys.keys, 16), padded = layout_.padded_keys(keys.keys);
-  uint32_t* p = kernels_.bf16_units ? t.p : reinterpret_cast<uint32_t*>(t.s);
   for (int64_t row = keys.row_begin; row < keys.row_end;) {
     const int64_t panel = row / kPanel, lane = row % kPanel;
-    const int64_t lanes = std::min(kPanel - lane, keys.row_end - row);
+    const int64_t lanes = std::min(kPanel - lane, keys.row_end - row), at = pipeline.buffer();
+    float* s = t.s[at];
+    uint32_t* p = kernels_.bf16_units ? t.p[at] : reinterpret_cast<uint32_t*>(s);
     float* out = t.out + panel * layout_.head_dim * kPanel + lane;
-    kernels_.product({.m = n,
-                      .n = lanes,
-                      .depth = layout_.head_depth,
-                      .a = t.k_rows,
-                      .a_row = layout_.row_units,
-                      .a_depth = 1,
-                      .b = t.q_columns + panel * layout_.row_units * kPanel + lane,
-                      .b_depth = kPanel,
-                      .c = t.s,
-                      .c_row = kPanel,
-                      .accumulate = false});
-    AttentionMask mask;
-    if (keys.diagonal) {
-      mask = {t.position + row, static_cast<int32_t>(keys.blocks[0] * block_size - item.tile.base)};
-    }
-    kernels_.softmax({.s = t.s,
-                      .p = p,
-                      .keys = n,
-                      .padded_keys = padded,
-                      .lanes = lanes,
-                      .scale = scale_,
-                      .mask = mask,
-                      .maximum = t.maximum + row,
-                      .sum = t.sum + row,
-                      .out = out,
-                      .out_rows = layout_.head_dim});
-    kernels_.product({.m = layout_.head_dim,
-                      .n = lanes,
-                      .depth = layout_.element_units(padded),
-                      .a = values.data,
-                      .a_row = values.row,
-                      .a_depth = values.depth,
-                      .b = p,
-                      .b_depth = kPanel,
-                      .c = out,
-                      .c_row = kPanel,
-                      .accumulate = true});
+    pipeline.push({.scores = {.m = n,
+                              .n = lanes,
+                              .depth = layout_.head_depth,
+                              .a = t.k_rows,
+                              .a_row = layout_.row_units,
+                              .a_depth = 1,
+                              .b = t.q_columns + panel * layout_.row_units * kPanel + lane,
+                              .b_depth = kPanel,
+                              .c = s,
+                              .c_row = kPanel,
+                              .accumulate = false},
+                   .softmax = {.s = s,
+                               .p = p,
+                               .keys = n,
+                               .padded_keys = padded,
+                               .lanes = lanes,
+                               .scale = scale_,
+                               .mask = t.masks.of(keys, *a_.pattern, item.tile, row),
+                               .shift = t.shift + row,
+                               .sum = t.sum + row,
+                               .out = out,
+                               .out_rows = layout_.head_dim},
+                   .values = {.m = layout_.head_dim,
+                              .n = lanes,
+                              .depth = layout_.element_units(padded),
+                              .a = values.data,
+                              .a_row = values.row,
+                              .a_depth = values.depth,
+                              .b = p,
+                              .b_depth = kPanel,
+                              .c = out,
+                              .c_row = kPanel,
+                              .accumulate = true}});
     row += lanes;
   }
 }
@@ -289,7 +327,7 @@ void Forward::run_stream(const Item& item, ThreadScratch& t) {
                 row_data(a_.q, item, r), row_bytes);
   }
   std::fill_n(t.out, rows * dim, 0.0f);
-  std::fill_n(t.maximum, rows, kNoMaximum);
+  std::fill_n(t.shift, rows, kNoShift);
   std::fill_n(t.sum, rows, 0.0f);
   if (layout_.dtype == DType::kF32) {
     stream_keys<float>(item, rows, kernels_.stream_f32, t);
@@ -323,12 +361,12 @@ void Forward::stream_keys(const Item& item, int64_t rows, const AttentionStreamK
     more = tiles.next(&next);
     if (!more) next.count = 0;
     for (int64_t i = 0; i < keys.count; ++i) {
-      stream.scores(t.s + i * block_size, kMaxTileKeys, reinterpret_cast<const T*>(t.rows), rows,
+      stream.scores(t.s[0] + i * block_size, kMaxTileKeys, reinterpret_cast<const T*>(t.rows), rows,
                     stream_of(keys, kv.keys, i, keys, kv.values), dim);
     }
     stream_softmax(item, keys, rows, t);
     for (int64_t i = 0; i < keys.count; ++i) {
-      stream.values(t.out, t.s + i * block_size, kMaxTileKeys, rows,
+      stream.values(t.out, t.s[0] + i * block_size, kMaxTileKeys, rows,
                     stream_of(keys, kv.values, i, next, kv.keys), dim);
     }
   }
@@ -338,17 +376,17 @@ void Forward::stream_softmax(const Item& item, const KeyTile& keys, int64_t rows
                              ThreadScratch& t) {
   const int64_t dim = layout_.head_dim, padded = round_up<int64_t>(keys.keys, 16);
   for (int64_t r = 0; r < rows; ++r) {
-    float* s = t.s + r * kMaxTileKeys;
+    float* s = t.s[0] + r * kMaxTileKeys;
     int64_t seen = keys.keys;
     if (keys.diagonal) {
       const int64_t position = item.tile.base + r / layout_.group;
       seen = std::min(seen, position - keys.blocks[0] * a_.pattern->block_size + 1);
     }
     std::fill(s + seen, s + padded, -INFINITY);
-    const float before = t.maximum[r], top = std::max(before, kernels_.maximum(s, padded));
-    const float factor = std::exp2((before - top) * scale_);
+    const float before = t.shift[r], top = std::max(before, kernels_.maximum(s, padded) * scale_);
+    const float factor = std::exp2(before - top);
     t.sum[r] = t.sum[r] * factor + kernels_.exponentials(s, top, scale_, padded);
-    t.maximum[r] = top;
+    t.shift[r] = top;
     if (top > before) kernels_.scale_to_float(t.out + r * dim, t.out + r * dim, factor, dim);
   }
 }
@@ -356,7 +394,7 @@ void Forward::stream_softmax(const Item& item, const KeyTile& keys, int64_t rows
 // --- results ---
 
 // Writes one finished row; `out` is not yet divided by the sum.
-void Forward::store_row(const Item& item, int64_t row, const float* out, float maximum, float sum) {
+void Forward::store_row(const Item& item, int64_t row, const float* out, float shift, float sum) {
   auto* dst = const_cast<std::byte*>(row_data(a_.out, item, row));
   if (layout_.dtype == DType::kF32) {
     kernels_.scale_to_float(reinterpret_cast<float*>(dst), out, 1 / sum, layout_.head_dim);
@@ -368,7 +406,7 @@ void Forward::store_row(const Item& item, int64_t row, const float* out, float m
   const int64_t token = s.row_begin + item.tile.base + row / layout_.group - s.first_position;
   const int64_t head = item.kv_head * layout_.group + row % layout_.group;
   static_cast<float*>(a_.lse.raw())[head * a_.lse.stride(0) + token] =
-      maximum * static_cast<float>(a_.scale) + std::log(sum);
+      shift * static_cast<float>(1 / kLog2E) + std::log(sum);
 }
 
 void Forward::store_tile(const Item& item, ThreadScratch& t, Partial* partial) {
@@ -385,10 +423,10 @@ void Forward::store_tile(const Item& item, ThreadScratch& t, Partial* partial) {
     for (int64_t r = std::max(first, padding); r < std::min(first + kPanel, rows); ++r) {
       const float* out = panel + (r - first) * dim;
       if (partial == nullptr) {
-        store_row(item, r, out, t.maximum[r], t.sum[r]);
+        store_row(item, r, out, t.shift[r], t.sum[r]);
       } else {
         std::copy_n(out, dim, partial->out + r * dim);
-        partial->maximum[r] = t.maximum[r];
+        partial->shift[r] = t.shift[r];
         partial->sum[r] = t.sum[r];
       }
     }
@@ -400,14 +438,14 @@ void Forward::merge(int64_t item_index, ThreadScratch& t) {
   const Item item = item_at(item_index * parts_);
   const int64_t rows = rows_of(item.tile), dim = layout_.head_dim;
   for (int64_t r = (item.tile.begin - item.tile.base) * layout_.group; r < rows; ++r) {
-    float top = kNoMaximum, sum = 0;
+    float top = kNoShift, sum = 0;
     for (int64_t i = 0; i < parts_; ++i) {
-      top = std::max(top, partial_of(item_index * parts_ + i).maximum[r]);
+      top = std::max(top, partial_of(item_index * parts_ + i).shift[r]);
     }
     std::fill_n(t.out, dim, 0.0f);
     for (int64_t i = 0; i < parts_; ++i) {
       const Partial partial = partial_of(item_index * parts_ + i);
-      const float factor = std::exp2((partial.maximum[r] - top) * scale_);
+      const float factor = std::exp2(partial.shift[r] - top);
       sum += partial.sum[r] * factor;
       for (int64_t d = 0; d < dim; ++d) t.out[d] += factor * partial.out[r * dim + d];
     }

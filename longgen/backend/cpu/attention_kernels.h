@@ -33,27 +33,37 @@ struct AttentionProduct {
 };
 
 // Keys of a panel that are masked: key n of the tile is seen by lane j iff
-// position[j] >= first_key + n. position null: all are seen.
+// lowest[j] <= first_key + n <= position[j]. position null: all are seen.
 struct AttentionMask {
   const int32_t* position = nullptr;
+  const int32_t* lowest = nullptr;
   int32_t first_key = 0;
 };
 
-// One step of the online softmax over `lanes` (a multiple of 16) lanes: maximum (of raw scores) and
-// sum are brought up to date, out is rescaled, and p becomes exp2(scale * (s - maximum)).
+// One step of the online softmax over `lanes` (a multiple of 16) lanes: p becomes
+// exp2(scale * s - shift), is added to sum, and out is brought to the shift when that moves. The
+// shift stands for the maximum, but follows it only when sums would grow too large otherwise: which
+// shift is taken depends on the scores alone, and results hardly depend on it.
 struct AttentionSoftmax {
   float* s;     // [keys, 64]
   uint32_t* p;  // paired right operand of depth padded_keys; may be s where units are f32
   int64_t keys, padded_keys, lanes;
   float scale;  // scale of the scores times log2(e)
   AttentionMask mask;
-  float* maximum;  // [lanes]; start from kNoMaximum
-  float* sum;      // [lanes]
-  float* out;      // [out_rows, 64]
+  float* shift;  // [lanes], in base 2; start from kNoShift
+  float* sum;    // [lanes]
+  float* out;    // [out_rows, 64]
   int64_t out_rows;
 };
 // Instead of -inf, so that differences of two of them are 0.
-constexpr float kNoMaximum = -1e30f;
+constexpr float kNoShift = -1e30f;
+
+// A panel of queries with a key tile, forward: s = K Q^T, the step of softmax, out += V^T p.
+struct AttentionPanel {
+  AttentionProduct scores;
+  AttentionSoftmax softmax;
+  AttentionProduct values;
+};
 
 // P = exp2(scale * S - lse), dS = P (dP - delta).
 struct AttentionGradient {
@@ -101,7 +111,13 @@ struct AttentionKernels {
   void (*end)();
 
   void (*product)(const AttentionProduct& args);
-  void (*softmax)(const AttentionSoftmax& args);
+  // One beat of a pipeline through which panels pass in order: softmax of `now`, and beside it the
+  // scores of `next` and the values of the panel before, `done`; each may be null. Kernels that
+  // overlap nothing do all of `next` at once and need one set of buffers; the others want s and p
+  // of neighbouring panels, and the values of three, to be apart.
+  bool overlaps;
+  void (*forward)(const AttentionPanel* done, const AttentionPanel* now,
+                  const AttentionPanel* next);
   void (*gradient)(const AttentionGradient& args);
 
   // dst[c * dst_row + r] = src[r * src_row + c]; rows and cols are multiples of 16.
@@ -121,8 +137,8 @@ struct AttentionKernels {
   void (*scale_to_bf16)(uint16_t* dst, const float* src, float scale, int64_t n);
   void (*add)(float* dst, const float* src, int64_t n);
   float (*dot)(const float* a, const float* b, int64_t n);
-  // x[n] becomes exp2(scale * (x - maximum)); returns the sum. n is a multiple of 16.
-  float (*exponentials)(float* x, float maximum, float scale, int64_t n);
+  // x[n] becomes exp2(scale * x - shift); returns the sum. n is a multiple of 16.
+  float (*exponentials)(float* x, float shift, float scale, int64_t n);
   float (*maximum)(const float* x, int64_t n);
   AttentionStreamKernels<float> stream_f32;
   AttentionStreamKernels<uint16_t> stream_bf16;

@@ -1,8 +1,13 @@
-// Attention kernels for AMX: products by tiles of 16 rows x 64 bytes, the rest by AVX-512.
+// Attention kernels for AMX: products by tiles of 16 rows x 64 bytes, the rest by AVX-512, the two
+// side by side.
 //
 // A tile of C is 16 x 16 f32; of A 16 rows x 16 units, as stored; of B 16 units of depth x 16
 // columns, which is how right operands lie. TDPBF16PS adds their product. All sizes are multiples
 // of 16 and depths multiples of 16 units (depth_multiple), so one configuration serves every tile.
+//
+// Tiles are multiplied by a unit of their own, for which an instruction is one of 16 cycles: while
+// it works, the vector units take exponentials, if both kinds of instruction come in turns. So a
+// product is also cut into pieces (four dots on 32 x 32 of C), which softmax calls for.
 #include "longgen/backend/cpu/amx_tiles.h"
 #include "longgen/backend/cpu/attention_kernels_impl.h"
 
@@ -12,56 +17,141 @@ namespace {
 void begin_tiles() { tiles::configure(); }
 void end_tiles() { tiles::release(); }
 
+LONGGEN_SIMD int64_t bytes(int64_t units) { return units * 4; }
+
 // Tiles 0-3 hold C (kRows x kCols of them), 4 and 5 A, 6 and 7 B.
 template <int kRows, int kCols>
-void tile_block(const AttentionProduct& p, int64_t i, int64_t j) {
-  const auto bytes = [](int64_t units) { return units * 4; };
-  const uint32_t* a = p.a + i * p.a_row;
-  const uint32_t* b = p.b + j;
-  float* c = p.c + i * p.c_row + j;
-  float* c_low = c + 16 * p.c_row;
-  if (p.accumulate) {
-    tiles::load<0>(c, bytes(p.c_row));
-    if constexpr (kCols == 2) tiles::load<1>(c + 16, bytes(p.c_row));
-    if constexpr (kRows == 2) tiles::load<2>(c_low, bytes(p.c_row));
-    if constexpr (kRows == 2 && kCols == 2) tiles::load<3>(c_low + 16, bytes(p.c_row));
-  } else {
+LONGGEN_SIMD void begin_block(const AttentionProduct& p, int64_t i, int64_t j) {
+  if (!p.accumulate) {
     tiles::zero<0>();
     if constexpr (kCols == 2) tiles::zero<1>();
     if constexpr (kRows == 2) tiles::zero<2>();
     if constexpr (kRows == 2 && kCols == 2) tiles::zero<3>();
+    return;
   }
-  for (int64_t k = 0; k < p.depth; k += 16) {
-    tiles::load<4>(a + k, bytes(p.a_row));
-    tiles::load<6>(b + k * p.b_depth, bytes(p.b_depth));
-    tiles::dot_bf16<0, 4, 6>();
-    if constexpr (kCols == 2) {
-      tiles::load<7>(b + k * p.b_depth + 16, bytes(p.b_depth));
-      tiles::dot_bf16<1, 4, 7>();
-    }
-    if constexpr (kRows == 2) {
-      tiles::load<5>(a + 16 * p.a_row + k, bytes(p.a_row));
-      tiles::dot_bf16<2, 5, 6>();
-    }
-    if constexpr (kRows == 2 && kCols == 2) tiles::dot_bf16<3, 5, 7>();
+  const float* c = p.c + i * p.c_row + j;
+  const float* c_low = c + 16 * p.c_row;
+  tiles::load<0>(c, bytes(p.c_row));
+  if constexpr (kCols == 2) tiles::load<1>(c + 16, bytes(p.c_row));
+  if constexpr (kRows == 2) tiles::load<2>(c_low, bytes(p.c_row));
+  if constexpr (kRows == 2 && kCols == 2) tiles::load<3>(c_low + 16, bytes(p.c_row));
+}
+
+template <int kRows, int kCols>
+LONGGEN_SIMD void multiply_block(const AttentionProduct& p, int64_t i, int64_t j, int64_t k) {
+  const uint32_t* a = p.a + i * p.a_row + k;
+  const uint32_t* b = p.b + k * p.b_depth + j;
+  tiles::load<4>(a, bytes(p.a_row));
+  tiles::load<6>(b, bytes(p.b_depth));
+  tiles::dot_bf16<0, 4, 6>();
+  if constexpr (kCols == 2) {
+    tiles::load<7>(b + 16, bytes(p.b_depth));
+    tiles::dot_bf16<1, 4, 7>();
   }
+  if constexpr (kRows == 2) {
+    tiles::load<5>(a + 16 * p.a_row, bytes(p.a_row));
+    tiles::dot_bf16<2, 5, 6>();
+  }
+  if constexpr (kRows == 2 && kCols == 2) tiles::dot_bf16<3, 5, 7>();
+}
+
+template <int kRows, int kCols>
+LONGGEN_SIMD void end_block(const AttentionProduct& p, int64_t i, int64_t j) {
+  float* c = p.c + i * p.c_row + j;
+  float* c_low = c + 16 * p.c_row;
   tiles::store<0>(c, bytes(p.c_row));
   if constexpr (kCols == 2) tiles::store<1>(c + 16, bytes(p.c_row));
   if constexpr (kRows == 2) tiles::store<2>(c_low, bytes(p.c_row));
   if constexpr (kRows == 2 && kCols == 2) tiles::store<3>(c_low + 16, bytes(p.c_row));
 }
 
-void tile_product(const AttentionProduct& p) {
-  int64_t i = 0;
-  for (; i + 32 <= p.m; i += 32) {
-    int64_t j = 0;
-    for (; j + 32 <= p.n; j += 32) tile_block<2, 2>(p, i, j);
-    if (j < p.n) tile_block<2, 1>(p, i, j);
+template <int kRows, int kCols>
+void whole_block(const AttentionProduct& p, int64_t i, int64_t j) {
+  begin_block<kRows, kCols>(p, i, j);
+  for (int64_t k = 0; k < p.depth; k += 16) multiply_block<kRows, kCols>(p, i, j, k);
+  end_block<kRows, kCols>(p, i, j);
+}
+
+// A block at an edge: less than 32 rows or columns.
+[[gnu::noinline]] void edge_block(const AttentionProduct& p, int64_t i, int64_t j) {
+  if (i + 32 <= p.m) {
+    whole_block<2, 1>(p, i, j);
+  } else if (j + 32 <= p.n) {
+    whole_block<1, 2>(p, i, j);
+  } else {
+    whole_block<1, 1>(p, i, j);
   }
-  if (i < p.m) {
-    int64_t j = 0;
-    for (; j + 32 <= p.n; j += 32) tile_block<1, 2>(p, i, j);
-    if (j < p.n) tile_block<1, 1>(p, i, j);
+}
+
+// A product cut into pieces.
+class ProductPieces {
+ public:
+  explicit ProductPieces(const AttentionProduct* p) : p_(p) {}
+
+  int64_t count() const {
+    return p_ == nullptr ? 0 : (p_->m + 31) / 32 * ((p_->n + 31) / 32) * ((p_->depth + 15) / 16);
+  }
+  LONGGEN_SIMD bool run_one() {
+    if (p_ == nullptr) return false;
+    if (i_ + 32 <= p_->m && j_ + 32 <= p_->n) {
+      if (k_ == 0) begin_block<2, 2>(*p_, i_, j_);
+      multiply_block<2, 2>(*p_, i_, j_, k_);
+      k_ += 16;
+      if (k_ < p_->depth) return true;
+      end_block<2, 2>(*p_, i_, j_);
+      k_ = 0;
+    } else {
+      edge_block(*p_, i_, j_);
+    }
+    j_ += 32;
+    if (j_ < p_->n) return true;
+    j_ = 0;
+    i_ += 32;
+    if (i_ >= p_->m) p_ = nullptr;
+    return true;
+  }
+
+ private:
+  const AttentionProduct* p_;
+  int64_t i_ = 0, j_ = 0, k_ = 0;
+};
+
+void tile_product(const AttentionProduct& p) {
+  for (int64_t i = 0; i < p.m; i += 32) {
+    for (int64_t j = 0; j < p.n; j += 32) {
+      if (i + 32 <= p.m && j + 32 <= p.n) {
+        whole_block<2, 2>(p, i, j);
+      } else {
+        edge_block(p, i, j);
+      }
+    }
+  }
+}
+
+// Softmax of a panel with pieces of the values of the panel before and of the scores of the next.
+void tile_forward(const AttentionPanel* done, const AttentionPanel* now,
+                  const AttentionPanel* next) {
+  ProductPieces values(done == nullptr ? nullptr : &done->values);
+  ProductPieces scores(next == nullptr ? nullptr : &next->scores);
+  const auto finish_values = [&] {
+    while (values.run_one()) {
+    }
+  };
+  if (now != nullptr) {
+    const AttentionSoftmax& a = now->softmax;
+    const int64_t calls = a.keys / 4, pieces = values.count() + scores.count();
+    int64_t due = 0;  // calls times pieces
+    softmax_beside(
+        a,
+        [&] {
+          for (due += pieces; due > 0; due -= calls) {
+            if (!values.run_one()) scores.run_one();
+          }
+        },
+        finish_values);
+  }
+  finish_values();
+  while (scores.run_one()) {
   }
 }
 
@@ -72,6 +162,8 @@ constexpr AttentionKernels tile_kernels() {
   kernels.begin = begin_tiles;
   kernels.end = end_tiles;
   kernels.product = tile_product;
+  kernels.overlaps = true;
+  kernels.forward = tile_forward;
   return kernels;
 }
 

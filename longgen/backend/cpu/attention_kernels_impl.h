@@ -55,10 +55,13 @@ void product(const AttentionProduct& p) {
 
 // --- elementwise steps ---
 
-LONGGEN_SIMD Vf masked(Vf x, Vf otherwise, const int32_t* position, int32_t key) {
-  Vi at;
-  std::memcpy(&at, position, sizeof at);
-  return at >= key ? x : otherwise;
+// x where the lane sees key n of the tile, else `otherwise`.
+LONGGEN_SIMD Vf masked(Vf x, Vf otherwise, const AttentionMask& mask, int64_t lane, int64_t n) {
+  const auto key = mask.first_key + static_cast<int32_t>(n);
+  Vi position, lowest;
+  std::memcpy(&position, mask.position + lane, sizeof position);
+  std::memcpy(&lowest, mask.lowest + lane, sizeof lowest);
+  return ((position >= key) & (lowest <= key)) ? x : otherwise;
 }
 
 #if defined(__AVX512BF16__)
@@ -88,8 +91,36 @@ void zero_paired(uint32_t* p, int64_t begin, int64_t end, int64_t lanes) {
   }
 }
 
-template <int kVectors>
-LONGGEN_SIMD void rescale(const AttentionSoftmax& a, int64_t lane, const Vf* factor) {
+// Sums of a tile below this leave the shift where it is. Where p may be s there is no second try,
+// so the shift follows at once.
+constexpr float kMostSum = kBf16Units ? 0x1p30f : 0;
+
+// Brings the shift of `lanes` up to their maximum over the tile, and out with it.
+template <int kVectors, bool kMasked>
+void move_shift(const AttentionSoftmax& a, int64_t lane, Vf* shift) {
+  Vf top[kVectors];
+  const Vf nothing = broadcast(-__builtin_inff());
+  for (int v = 0; v < kVectors; ++v) top[v] = nothing;
+  for (int64_t n = 0; n < a.keys; ++n) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = lane + v * kLanes;
+      Vf x = load(a.s + n * kPanel + at);
+      if (kMasked) x = masked(x, nothing, a.mask, at, n);
+      top[v] = larger(top[v], x);
+    }
+  }
+  Vf factor[kVectors];
+  bool grown = false;
+  for (int v = 0; v < kVectors; ++v) {
+    const int64_t at = lane + v * kLanes;
+    const Vf before = shift[v], wanted = larger(top[v] * a.scale, broadcast(kNoShift));
+    shift[v] = larger(before, wanted);
+    grown |= any_above(shift[v], before);
+    factor[v] = exp2(before - shift[v]);
+    store(a.shift + at, shift[v]);
+    store(a.sum + at, load(a.sum + at) * factor[v]);
+  }
+  if (!grown) return;
   for (int64_t d = 0; d < a.out_rows; ++d) {
     float* row = a.out + d * kPanel + lane;
     for (int v = 0; v < kVectors; ++v) {
@@ -98,50 +129,76 @@ LONGGEN_SIMD void rescale(const AttentionSoftmax& a, int64_t lane, const Vf* fac
   }
 }
 
-template <int kVectors>
-LONGGEN_SIMD void softmax_lanes(const AttentionSoftmax& a, int64_t lane) {
-  Vf before[kVectors], top[kVectors], shift[kVectors], factor[kVectors], sum[2][kVectors] = {};
-  for (int v = 0; v < kVectors; ++v) top[v] = before[v] = load(a.maximum + lane + v * kLanes);
-  float* s = a.s + lane;
-  if (a.mask.position) {
-    for (int64_t n = 0; n < a.keys; ++n) {
-      for (int v = 0; v < kVectors; ++v) {
-        float* x = s + n * kPanel + v * kLanes;
-        store(x, masked(load(x), broadcast(-__builtin_inff()), a.mask.position + lane + v * kLanes,
-                        a.mask.first_key + static_cast<int32_t>(n)));
-      }
-    }
-  }
-  for (int64_t n = 0; n < a.keys; ++n) {
-    for (int v = 0; v < kVectors; ++v) top[v] = larger(top[v], load(s + n * kPanel + v * kLanes));
-  }
-  bool grown = false;
-  for (int v = 0; v < kVectors; ++v) {
-    shift[v] = top[v] * a.scale;
-    factor[v] = exp2((before[v] - top[v]) * a.scale);
-    grown |= any_above(top[v], before[v]);
-    store(a.maximum + lane + v * kLanes, top[v]);
-  }
+// Writes p and returns its sums over the tile. `beside` is called after every four keys.
+template <int kVectors, bool kMasked, typename Beside>
+LONGGEN_SIMD void exponentiate(const AttentionSoftmax& a, int64_t lane, const Vf* shift, Vf* total,
+                               Beside beside) {
+  Vf sum[2][kVectors] = {};
   for (int64_t n = 0; n < a.keys; n += 2) {
     for (int v = 0; v < kVectors; ++v) {
-      const float* x = s + n * kPanel + v * kLanes;
-      const Vf low = exp2(load(x) * a.scale - shift[v]);
-      const Vf high = exp2(load(x + kPanel) * a.scale - shift[v]);
+      const int64_t at = lane + v * kLanes;
+      const float* x = a.s + n * kPanel + at;
+      Vf low = exp2<kProbabilityDegree>(load(x) * a.scale - shift[v]);
+      Vf high = exp2<kProbabilityDegree>(load(x + kPanel) * a.scale - shift[v]);
+      if (kMasked) {
+        low = masked(low, Vf{}, a.mask, at, n);
+        high = masked(high, Vf{}, a.mask, at, n + 1);
+      }
       sum[0][v] += low;
       sum[1][v] += high;
-      store_paired(a.p, n, lane + v * kLanes, low, high);
+      store_paired(a.p, n, at, low, high);
     }
+    if (n & 2) beside();
   }
-  for (int v = 0; v < kVectors; ++v) {
-    float* total = a.sum + lane + v * kLanes;
-    store(total, load(total) * factor[v] + (sum[0][v] + sum[1][v]));
-  }
-  if (grown) rescale<kVectors>(a, lane, factor);
+  for (int v = 0; v < kVectors; ++v) total[v] = sum[0][v] + sum[1][v];
 }
 
-void softmax(const AttentionSoftmax& a) {
-  for_vectors(a.lanes, [&](auto count, int64_t lane) { softmax_lanes<count.value>(a, lane); });
+// `before_move` is called before `out` is changed.
+template <int kVectors, bool kMasked, typename Beside, typename BeforeMove>
+LONGGEN_SIMD void softmax_lanes(const AttentionSoftmax& a, int64_t lane, Beside beside,
+                                BeforeMove before_move) {
+  Vf shift[kVectors], total[kVectors];
+  bool fresh = kMostSum == 0;
+  for (int v = 0; v < kVectors; ++v) {
+    shift[v] = load(a.shift + lane + v * kLanes);
+    fresh |= any_above(broadcast(kNoShift / 2), shift[v]);
+  }
+  if (fresh) {
+    before_move();
+    move_shift<kVectors, kMasked>(a, lane, shift);
+  }
+  exponentiate<kVectors, kMasked>(a, lane, shift, total, beside);
+  bool fits = true;
+  for (int v = 0; v < kVectors; ++v) fits &= all_below(total[v], broadcast(kMostSum));
+  if (!fresh && !fits) {
+    before_move();
+    move_shift<kVectors, kMasked>(a, lane, shift);
+    exponentiate<kVectors, kMasked>(a, lane, shift, total, [] {});
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    float* sum = a.sum + lane + v * kLanes;
+    store(sum, load(sum) + total[v]);
+  }
+}
+
+template <typename Beside, typename BeforeMove>
+LONGGEN_SIMD void softmax_beside(const AttentionSoftmax& a, Beside beside, BeforeMove before_move) {
+  for_vectors(a.lanes, [&](auto count, int64_t lane) {
+    if (a.mask.position != nullptr) {
+      softmax_lanes<count.value, true>(a, lane, beside, before_move);
+    } else {
+      softmax_lanes<count.value, false>(a, lane, beside, before_move);
+    }
+  });
   if (a.padded_keys > a.keys) zero_paired(a.p, a.keys, a.padded_keys, a.lanes);
+}
+
+void forward(const AttentionPanel*, const AttentionPanel*, const AttentionPanel* next) {
+  if (next == nullptr) return;
+  product(next->scores);
+  softmax_beside(
+      next->softmax, [] {}, [] {});
+  product(next->values);
 }
 
 LONGGEN_SIMD void store_row(uint32_t* rows, int64_t n, int64_t lane, Vf x) {
@@ -152,6 +209,9 @@ LONGGEN_SIMD void store_row(uint32_t* rows, int64_t n, int64_t lane, Vf x) {
   }
 }
 
+// What is rounded to bf16 is far from showing an error of 8e-5.
+constexpr int kGradientDegree = kBf16Units ? 3 : 5;
+
 template <bool kMasked>
 LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane) {
   const Vf lse = load(a.lse + lane), delta = load(a.delta + lane);
@@ -159,11 +219,8 @@ LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane) {
     Vf p[2], ds[2];
     for (int h = 0; h < 2; ++h) {
       const int64_t at = (n + h) * kPanel + lane;
-      p[h] = exp2(load(a.s + at) * a.scale - lse);
-      if (kMasked) {
-        p[h] = masked(p[h], Vf{}, a.mask.position + lane,
-                      a.mask.first_key + static_cast<int32_t>(n + h));
-      }
+      p[h] = exp2<kGradientDegree>(load(a.s + at) * a.scale - lse);
+      if (kMasked) p[h] = masked(p[h], Vf{}, a.mask, lane, n + h);
       ds[h] = p[h] * (load(a.dp + at) - delta);
       store_row(a.p_rows, n + h, lane, p[h]);
       store_row(a.ds_rows, n + h, lane, ds[h]);
@@ -255,9 +312,8 @@ float dot(const float* a, const float* b, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) sum += load(a + i) * load(b + i);
   return reduce_sum(sum);
 }
-float exponentials(float* x, float maximum, float scale, int64_t n) {
+float exponentials(float* x, float shift, float scale, int64_t n) {
   Vf sum = {};
-  const float shift = maximum * scale;
   for (int64_t i = 0; i < n; i += kLanes) {
     const Vf e = exp2(load(x + i) * scale - shift);
     store(x + i, e);
@@ -278,7 +334,8 @@ constexpr AttentionKernels attention_kernels() {
           .begin = nullptr,
           .end = nullptr,
           .product = product,
-          .softmax = softmax,
+          .overlaps = false,
+          .forward = forward,
           .gradient = gradient,
           .transpose = transpose,
           .pair_rows = pair_rows,

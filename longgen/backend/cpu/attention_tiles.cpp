@@ -1,6 +1,7 @@
 #include "longgen/backend/cpu/attention_tiles.h"
 
 #include <cstring>
+#include <limits>
 
 #include "longgen/base/error.h"
 
@@ -72,6 +73,31 @@ int64_t KeyTiles::block_at(int64_t index) {
   return ranges_[range_].begin + (index - range_first_) * ranges_[range_].step;
 }
 
+RowMasks::RowMasks(int64_t tile_rows, Pieces& pieces)
+    : position(pieces.take<int32_t>(tile_rows)),
+      lowest(pieces.take<int32_t>(tile_rows)),
+      none(pieces.take<int32_t>(tile_rows)) {}
+
+void RowMasks::fill(const AttentionPattern& pattern, const QueryTile& tile, int64_t group,
+                    int64_t rows) {
+  const int64_t size = pattern.block_size;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t at = tile.base + r / group,
+                  oldest = pattern.is_full() ? 0 : at / size - pattern.local_blocks + 1;
+    position[r] = static_cast<int32_t>(at - tile.base);
+    // Masked tiles lie near the query tile: 2^30 keys before it none does.
+    lowest[r] = static_cast<int32_t>(std::max(oldest * size - tile.base, -(int64_t{1} << 30)));
+    none[r] = std::numeric_limits<int32_t>::min();
+  }
+}
+
+AttentionMask RowMasks::of(const KeyTile& keys, const AttentionPattern& pattern,
+                           const QueryTile& tile, int64_t row) const {
+  if (!keys.masked) return {};
+  const int64_t first_key = keys.blocks[0] * pattern.block_size - tile.base;
+  return {position + row, (keys.windowed ? lowest : none) + row, static_cast<int32_t>(first_key)};
+}
+
 KeyTile KeyTiles::single(int64_t block) const {
   const int64_t size = pattern_.block_size, first = tile_.begin / size;
   const int64_t last = (tile_.end - 1) / size;
@@ -81,7 +107,9 @@ KeyTile KeyTiles::single(int64_t block) const {
   KeyTile out;
   out.blocks[0] = block;
   out.count = 1;
-  out.diagonal = block >= first;
+  out.diagonal = out.masked = block >= first;
+  out.windowed =
+      !pattern_.is_full() && !pattern_.sees_block(block + pattern_.local_blocks, block, kv_head_);
   out.keys = std::min(size, tile_.end - block * size);
   out.row_begin = (begin - tile_.base) * group_ / 16 * 16;
   out.row_end = round_up<int64_t>((end - tile_.base) * group_, 16);
@@ -89,12 +117,12 @@ KeyTile KeyTiles::single(int64_t block) const {
 }
 
 bool KeyTiles::joins(const KeyTile& tile, const KeyTile& next) const {
-  const int64_t keys = tile.keys + pattern_.block_size;
-  if (tile.diagonal != next.diagonal || tile.row_end != next.row_end) return false;
-  if (tile.diagonal) {
-    return keys <= kMaxDiagonalKeys && next.blocks[0] == tile.blocks[tile.count - 1] + 1;
+  const int64_t keys = tile.keys + next.keys, last = tile.blocks[tile.count - 1];
+  if (!tile.masked && !next.masked && tile.row_begin == next.row_begin &&
+      tile.row_end == next.row_end) {
+    return keys <= kMaxTileKeys;
   }
-  return keys <= kMaxTileKeys && next.row_begin == tile.row_begin;
+  return keys <= kMaxMaskedKeys && next.blocks[0] == last + 1 && tile.windowed == next.windowed;
 }
 
 bool KeyTiles::next(KeyTile* out) {
@@ -103,6 +131,11 @@ bool KeyTiles::next(KeyTile* out) {
   for (; at_ < end_; ++at_) {
     const KeyTile other = single(block_at(at_));
     if (!joins(*out, other)) break;
+    out->masked |=
+        other.masked || out->row_begin != other.row_begin || out->row_end != other.row_end;
+    out->diagonal |= other.diagonal;
+    out->row_begin = std::min(out->row_begin, other.row_begin);
+    out->row_end = std::max(out->row_end, other.row_end);
     out->blocks[out->count++] = other.blocks[0];
     out->keys += other.keys;
   }

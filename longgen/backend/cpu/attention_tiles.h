@@ -14,9 +14,9 @@ namespace longgen {
 
 constexpr int64_t kMaxTileKeys = 128;
 constexpr int64_t kMaxTileBlocks = kMaxTileKeys / 16;
-// Diagonal blocks are joined up to here: what is computed in vain (above the diagonal) costs less
-// than narrow products.
-constexpr int64_t kMaxDiagonalKeys = 64;
+// Blocks of which rows see different ones are joined up to here: what is computed in vain (above
+// the diagonal, before a window) costs less than narrow products.
+constexpr int64_t kMaxMaskedKeys = 64;
 
 // The kernels of an instruction set for tensors of `dtype` (f32 or bf16).
 const AttentionKernels& attention_kernels_for(CpuIsa isa, DType dtype);
@@ -61,13 +61,44 @@ int64_t tile_tokens_for(const AttentionPattern& pattern, int64_t most);
 void append_query_tiles(std::vector<QueryTile>& tiles, int64_t sequence, int64_t begin, int64_t end,
                         int64_t tile_tokens, int64_t block_size);
 
-// Key blocks that the same rows of a query tile see.
+// Hands out 64-byte aligned pieces of a workspace; over a null pointer it only measures.
+class Pieces {
+ public:
+  explicit Pieces(std::byte* base) : base_(base) {}
+  template <typename T>
+  T* take(int64_t count) {
+    std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += round_up<int64_t>(count * static_cast<int64_t>(sizeof(T)), 64);
+    return reinterpret_cast<T*>(at);
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  int64_t used_ = 0;
+};
+
+// Key blocks that rows [row_begin, row_end) of a query tile see.
 struct KeyTile {
   int64_t blocks[kMaxTileBlocks];
   int64_t count = 0;
   int64_t keys = 0;                    // in all
   int64_t row_begin = 0, row_end = 0;  // multiples of 16
-  bool diagonal = false;  // neighbouring blocks, of which a row sees the keys at or before it
+  bool diagonal = false;  // of the tile's last blocks: a row sees the keys at or before it
+  bool masked = false;    // rows see different keys (RowMasks)
+  bool windowed = false;  // rows see the blocks as long as their window holds them
+};
+
+// What rows of a query tile see of masked key tiles; positions less the tile's base.
+struct RowMasks {
+  int32_t* position;  // [tile_rows]
+  int32_t* lowest;    // [tile_rows] first key of a row's window
+  int32_t* none;      // [tile_rows] below every key
+
+  RowMasks(int64_t tile_rows, Pieces& pieces);
+  void fill(const AttentionPattern& pattern, const QueryTile& tile, int64_t group, int64_t rows);
+  AttentionMask of(const KeyTile& keys, const AttentionPattern& pattern, const QueryTile& tile,
+                   int64_t row) const;
 };
 
 // The key tiles of a query tile in a fixed order; next() gives them one by one. With parts > 1 only
@@ -106,23 +137,6 @@ class ProductScope {
 
  private:
   const AttentionKernels& kernels_;
-};
-
-// Hands out 64-byte aligned pieces of a workspace; over a null pointer it only measures.
-class Pieces {
- public:
-  explicit Pieces(std::byte* base) : base_(base) {}
-  template <typename T>
-  T* take(int64_t count) {
-    std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += round_up<int64_t>(count * static_cast<int64_t>(sizeof(T)), 64);
-    return reinterpret_cast<T*>(at);
-  }
-  int64_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  int64_t used_ = 0;
 };
 
 // Copies n rows of head_dim stored elements, src_row apart, into `rows` layout.

@@ -64,26 +64,56 @@ LONGGEN_SIMD bool any_above(Vf a, Vf b) {
 #endif
 }
 
-// 2^x to 1e-7 relative for x <= 64; exactly 0 below -126 and at -inf; NaN stays NaN.
-// The polynomial is the minimax of 2^f over |f| <= 1/2 in relative error.
+// False where a is NaN.
+LONGGEN_SIMD bool all_below(Vf a, Vf b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ) == 0xffff;
+#else
+  for (int i = 0; i < kLanes; ++i) {
+    if (!(a[i] < b[i])) return false;
+  }
+  return true;
+#endif
+}
+
+// 2^x for x <= 64; exactly 0 at -inf and below -126 (with avx512 below -150); NaN stays NaN. The
+// polynomials are the minimax of 2^f over |f| <= 1/2 in relative error, which is 1e-7 for degree 5,
+// 3e-6 for 4 and 8e-5 for 3.
+template <int kDegree = 5>
 LONGGEN_SIMD Vf exp2(Vf x) {
+#if defined(__AVX512F__)
+  const Vf f = (Vf)_mm512_reduce_ps((__m512)x, 8);  // less the nearest integer; 0 for infinities
+#else
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const Vf t = x + kMagic;
   const Vf f = x - (t - kMagic);
-  Vf p = broadcast(1.327647198e-3f);
-  p = p * f + 9.675541334e-3f;
-  p = p * f + 5.550713274e-2f;
-  p = p * f + 2.402211972e-1f;
-  p = p * f + 6.931469671e-1f;
-  p = p * f + 1.000000072f;
-  const Vf y = (Vf)((Vu)p + ((Vu)t << 23));
+#endif
+  Vf p;
+  if constexpr (kDegree == 3) {
+    p = broadcast(5.5171670e-02f) * f + 2.4261113e-01f;
+    p = p * f + 6.9326099e-01f;
+    p = p * f + 9.9992807e-01f;
+  } else if constexpr (kDegree == 4) {
+    p = broadcast(9.5701020e-03f) * f + 5.5917861e-02f;
+    p = p * f + 2.4024745e-01f;
+    p = p * f + 6.9312181e-01f;
+    p = p * f + 9.9999926e-01f;
+  } else {
+    p = broadcast(1.327647198e-3f) * f + 9.675541334e-3f;
+    p = p * f + 5.550713274e-2f;
+    p = p * f + 2.402211972e-1f;
+    p = p * f + 6.931469671e-1f;
+    p = p * f + 1.000000072f;
+  }
 #if defined(__AVX512F__)
-  const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
-  return (Vf)_mm512_maskz_mov_ps(kept, (__m512)y);
+  return (Vf)_mm512_scalef_ps((__m512)p, (__m512)(x - f));
 #else
+  const Vf y = (Vf)((Vu)p + ((Vu)t << 23));
   return x < -126.0f ? Vf{} : y;
 #endif
 }
+// As exact as a probability that units hold.
+constexpr int kProbabilityDegree = kBf16Units ? 4 : 5;
 
 template <int n>
 struct Count {
