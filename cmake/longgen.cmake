@@ -3,7 +3,8 @@
 include(${CMAKE_CURRENT_LIST_DIR}/embed.cmake)
 
 add_library(longgen_options INTERFACE)
-target_compile_options(longgen_options INTERFACE -Wall -Wextra -Wno-missing-field-initializers)
+target_compile_options(longgen_options INTERFACE
+                       $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-missing-field-initializers>)
 target_include_directories(longgen_options INTERFACE ${PROJECT_SOURCE_DIR})
 if(LONGGEN_WERROR)
   target_compile_options(longgen_options INTERFACE -Werror)

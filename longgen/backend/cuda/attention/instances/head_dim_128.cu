@@ -1,0 +1,9 @@
+#include "longgen/backend/cuda/attention/backward.cuh"
+#include "longgen/backend/cuda/attention/forward.cuh"
+
+namespace longgen::cuda {
+
+template void launch_forward<128>(const ForwardArgs& args, cudaStream_t stream);
+template void launch_backward<128>(const BackwardArgs& args, cudaStream_t stream);
+
+}  // namespace longgen::cuda

@@ -1,0 +1,502 @@
+#include "longgen/backend/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "longgen/backend/operand_checks.h"
+#include "longgen/base/checked.h"
+#include "longgen/base/error.h"
+#include "longgen/base/units.h"
+
+namespace longgen::cuda {
+namespace {
+
+constexpr int64_t kScratchBytes = int64_t{64} << 20;
+constexpr int64_t kMostParts = 128;  // pieces of the rows in sums over rows
+constexpr int kHopper = 9;           // compute capability that the kernels are built for
+
+const OperandChecks& checks() {
+  static const OperandChecks value("cuda", longgen::Device::kCuda);
+  return value;
+}
+
+const Tensor& plain(const WeightView& w) {
+  require(w.scheme == WeightScheme::kPlain,
+          "the cuda backend computes with plain weights only; load them dequantised (--dtype "
+          "bf16)");
+  return w.data;
+}
+
+}  // namespace
+
+Element element_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF64:
+      return Element::kF64;
+    case DType::kF32:
+      return Element::kF32;
+    case DType::kF16:
+      return Element::kF16;
+    case DType::kBF16:
+      return Element::kBF16;
+    default:
+      fail("cuda: {} is no floating-point type", dtype_name(dtype));
+  }
+}
+
+Rows last_dimension_rows(const Tensor& x) {
+  Rows r{.data = x.raw(), .rows = 1, .cols = x.dim(-1)};
+  switch (x.rank()) {
+    case 1:
+      return r;
+    case 2:
+      r.rows = x.dim(0);
+      r.outer_stride = x.stride(0);
+      return r;
+    case 3:
+      r.rows = x.dim(0) * x.dim(1);
+      r.inner = std::max<int64_t>(1, x.dim(1));
+      r.outer_stride = x.stride(0);
+      r.inner_stride = x.stride(1);
+      return r;
+    default:
+      require(x.is_contiguous(), "cuda: {} is not contiguous", x.shape_string());
+      r.rows = x.numel() / std::max<int64_t>(1, r.cols);
+      r.outer_stride = r.cols;
+      return r;
+  }
+}
+
+Rows rows_of(const Tensor& x) {
+  const int64_t n = x.numel();
+  if (!x.is_contiguous() || n == 0) return last_dimension_rows(x);
+  int64_t cols = 4096;
+  while (cols > 64 && n % cols != 0) cols /= 2;
+  if (n % cols != 0) return last_dimension_rows(x);
+  return {.data = x.raw(), .rows = n / cols, .cols = cols, .outer_stride = cols};
+}
+
+CudaBackend::Device::Device(int i) : index(i) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || count == 0) {
+    cudaGetLastError();
+    fail("no GPU was found ({}); use --device cpu",
+         status == cudaSuccess ? "the driver lists none" : cudaGetErrorString(status));
+  }
+  require(index >= 0 && index < count, "--device cuda:{}: this machine has GPUs 0 to {}", index,
+          count - 1);
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, index), "reading the device");
+  name = properties.name;
+  processors = properties.multiProcessorCount;
+  bytes = static_cast<int64_t>(properties.totalGlobalMem);
+  require(properties.major == kHopper,
+          "GPU {} is a {} of compute capability {}.{}; this build has kernels for Hopper (9.0) only",
+          index, name, properties.major, properties.minor);
+  check(cudaSetDevice(index), "choosing the device");
+}
+
+CudaBackend::CudaBackend(int device)
+    : device_(device),
+      products_(stream_.get()),
+      uploads_(stream_.get()),
+      scratch_(kScratchBytes),
+      error_flag_(256) {}
+
+std::string CudaBackend::description() const {
+  return fmt::format("cuda:{} ({}, {})", device_.index, device_.name, format_bytes(device_.bytes));
+}
+
+void CudaBackend::finish() {
+  int bad = 0;
+  check(cudaMemcpyAsync(&bad, error_flag_.get(), sizeof(bad), cudaMemcpyDeviceToHost,
+                        stream_.get()),
+        "running kernels");
+  stream_.synchronize();
+  if (bad == 0) return;
+  check(cudaMemset(error_flag_.get(), 0, sizeof(bad)), "clearing the error");
+  fail("cuda: an id or position at row {} is out of range", bad - 1);
+}
+
+int64_t CudaBackend::parts(int64_t rows, int64_t columns) const {
+  const int64_t fit = kScratchBytes / (2 * 4 * std::max<int64_t>(1, columns));
+  require(fit >= 1, "cuda: {} columns are too many to sum over", columns);
+  return std::clamp<int64_t>(rows / 16, 1, std::min(kMostParts, fit));
+}
+
+// --- moving ---
+
+void CudaBackend::zero(const Tensor& x) {
+  if (x.numel() == 0) return;
+  if (x.is_contiguous()) {
+    check(cudaMemsetAsync(x.raw(), 0, static_cast<size_t>(x.bytes()), stream_.get()), "zeroing");
+    return;
+  }
+  zero_rows(last_dimension_rows(x), dtype_size(x.dtype()), stream_.get());
+}
+
+void CudaBackend::copy(const Tensor& dst, const Tensor& src) {
+  const auto a = dst.shape(), b = src.shape();
+  require(std::equal(a.begin(), a.end(), b.begin(), b.end()), "cuda copy: {} from {}",
+          dst.shape_string(), src.shape_string());
+  if (src.numel() == 0) return;
+  const bool to_device = dst.device() == longgen::Device::kCuda;
+  const bool from_device = src.device() == longgen::Device::kCuda;
+  require(to_device || from_device, "cuda copy: both tensors are in host memory");
+  if (to_device && from_device) {
+    const bool same = dst.dtype() == src.dtype();
+    if (same && dst.is_contiguous() && src.is_contiguous()) {
+      check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()),
+                            cudaMemcpyDeviceToDevice, stream_.get()),
+            "copying");
+      return;
+    }
+    const bool flat = dst.is_contiguous() && src.is_contiguous();
+    const Rows to = flat ? rows_of(dst) : last_dimension_rows(dst);
+    const Rows from = flat ? rows_of(src) : last_dimension_rows(src);
+    // Integers move as floats of their size: no conversion takes place.
+    const auto type = [&](DType t) { return t == DType::kI32 ? Element::kF32 : element_of(t); };
+    convert_rows(to, type(dst.dtype()), from, type(src.dtype()), stream_.get());
+  } else if (to_device) {
+    upload(dst, src);
+  } else {
+    download(dst, src);
+  }
+}
+
+// Rows of the host through the scratch buffer, as many at a time as fit; the device converts.
+void CudaBackend::upload(const Tensor& dst, const Tensor& src) {
+  if (dst.dtype() == src.dtype() && dst.is_contiguous() && src.is_contiguous()) {
+    check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()),
+                          cudaMemcpyHostToDevice, stream_.get()),
+          "uploading");
+    return;
+  }
+  require(src.is_contiguous(), "cuda copy: {} in host memory is not contiguous",
+          src.shape_string());
+  const bool flat = dst.is_contiguous();
+  Rows to = flat ? rows_of(dst) : last_dimension_rows(dst);
+  require(to.inner == 1 || to.rows * to.cols * 8 <= kScratchBytes,
+          "cuda copy: {} on the device is not contiguous", dst.shape_string());
+  const int64_t row_bytes = to.cols * dtype_size(src.dtype());
+  const int64_t rows = to.rows, each = std::max<int64_t>(1, kScratchBytes / row_bytes);
+  require(row_bytes <= kScratchBytes, "cuda copy: rows of {}", format_bytes(row_bytes));
+  for (int64_t r = 0; r < rows; r += each) {
+    const int64_t count = std::min(each, rows - r);
+    check(cudaMemcpyAsync(scratch_.get(), static_cast<const std::byte*>(src.raw()) + r * row_bytes,
+                          static_cast<size_t>(count * row_bytes), cudaMemcpyHostToDevice,
+                          stream_.get()),
+          "uploading");
+    Rows part = to;
+    part.rows = count;
+    if (to.inner == 1) {
+      part.data = static_cast<std::byte*>(to.data) + r * to.outer_stride * dtype_size(dst.dtype());
+    }
+    const Rows from{
+        .data = scratch_.get(), .rows = count, .cols = to.cols, .outer_stride = to.cols};
+    convert_rows(part, element_of(dst.dtype()), from, element_of(src.dtype()), stream_.get());
+  }
+  stream_.synchronize();  // pageable memory of the caller may go away
+}
+
+void CudaBackend::download(const Tensor& dst, const Tensor& src) {
+  require(dst.is_contiguous(), "cuda copy: {} in host memory is not contiguous",
+          dst.shape_string());
+  if (dst.dtype() == src.dtype() && src.is_contiguous()) {
+    check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()),
+                          cudaMemcpyDeviceToHost, stream_.get()),
+          "downloading");
+    return finish();
+  }
+  const Rows from = src.is_contiguous() ? rows_of(src) : last_dimension_rows(src);
+  const int64_t row_bytes = from.cols * dtype_size(dst.dtype());
+  require(row_bytes <= kScratchBytes, "cuda copy: rows of {}", format_bytes(row_bytes));
+  const int64_t each = from.inner == 1 ? kScratchBytes / row_bytes : from.rows;
+  require(each * row_bytes <= kScratchBytes, "cuda copy: {} on the device is not contiguous",
+          src.shape_string());
+  for (int64_t r = 0; r < from.rows; r += each) {
+    const int64_t count = std::min(each, from.rows - r);
+    Rows part = from;
+    part.rows = count;
+    if (from.inner == 1) {
+      part.data =
+          static_cast<std::byte*>(from.data) + r * from.outer_stride * dtype_size(src.dtype());
+    }
+    const Rows to{
+        .data = scratch_.get(), .rows = count, .cols = from.cols, .outer_stride = from.cols};
+    convert_rows(to, element_of(dst.dtype()), part, element_of(src.dtype()), stream_.get());
+    check(cudaMemcpyAsync(static_cast<std::byte*>(dst.raw()) + r * row_bytes, scratch_.get(),
+                          static_cast<size_t>(count * row_bytes), cudaMemcpyDeviceToHost,
+                          stream_.get()),
+          "downloading");
+  }
+  finish();
+}
+
+// --- embedding ---
+
+void CudaBackend::embedding_forward(const Tensor& out, const WeightView& view, const Tensor& ids,
+                                    bool accumulate) {
+  const Tensor& table = plain(view);
+  checks().rank("embedding", "table", table, 2);
+  checks().activation("embedding", "table", table);
+  checks().exact("embedding", "ids", ids, DType::kI32, {ids.dim(0)});
+  checks().exact("embedding", "out", out, table.dtype(), {ids.dim(0), table.dim(1)});
+  cuda::embedding_forward(last_dimension_rows(out), last_dimension_rows(table),
+                          ids.data<int32_t>(), accumulate, element_of(table.dtype()),
+                          {error_flag_.get<int>()}, stream_.get());
+}
+
+void CudaBackend::embedding_backward(const Tensor& dtable, const Tensor& dout, const Tensor& ids) {
+  checks().rank("embedding backward", "dtable", dtable, 2);
+  checks().activation("embedding backward", "dout", dout);
+  checks().exact("embedding backward", "dtable", dtable, DType::kF32,
+                 {dtable.dim(0), dtable.dim(1)});
+  checks().exact("embedding backward", "dout", dout, dout.dtype(), {ids.dim(0), dtable.dim(1)});
+  cuda::embedding_backward(last_dimension_rows(dtable), last_dimension_rows(dout),
+                           ids.data<int32_t>(), element_of(dout.dtype()),
+                           {error_flag_.get<int>()}, stream_.get());
+}
+
+// --- norms ---
+
+void CudaBackend::norm_forward(NormKind kind, const Tensor& out, const Tensor& stats,
+                               const Tensor& x, const Tensor& weight, const Tensor& bias,
+                               double eps) {
+  checks().activation("norm", "x", x);
+  const Rows in = last_dimension_rows(x);
+  checks().like("norm", "out", out, x.dtype(), x);
+  checks().exact("norm", "weight", weight, x.dtype(), {in.cols});
+  if (bias.defined()) checks().exact("norm", "bias", bias, x.dtype(), {in.cols});
+  if (stats.defined()) checks().exact("norm", "stats", stats, DType::kF32, {in.rows, 2});
+  cuda::norm_forward(kind == NormKind::kLayer, last_dimension_rows(out),
+                     stats.defined() ? stats.data<float>() : nullptr,
+                     stats.defined() ? stats.stride(0) : 0, in, weight.raw(),
+                     bias.defined() ? bias.raw() : nullptr, static_cast<float>(eps),
+                     element_of(x.dtype()), stream_.get());
+}
+
+void CudaBackend::norm_backward(NormKind kind, const Tensor& dx, bool accumulate_dx,
+                                const Tensor& dweight, const Tensor& dbias, const Tensor& dy,
+                                const Tensor& x, const Tensor& stats, const Tensor& weight) {
+  checks().activation("norm backward", "x", x);
+  const Rows in = last_dimension_rows(x), grad = last_dimension_rows(dy);
+  checks().like("norm backward", "dx", dx, x.dtype(), x);
+  checks().like("norm backward", "dy", dy, x.dtype(), x);
+  checks().exact("norm backward", "stats", stats, DType::kF32, {in.rows, 2});
+  checks().exact("norm backward", "weight", weight, x.dtype(), {in.cols});
+  for (const Tensor* sum : {&dweight, &dbias}) {
+    if (sum->defined()) checks().exact("norm backward", "dweight", *sum, DType::kF32, {in.cols});
+  }
+  const Element type = element_of(x.dtype());
+  // First the sums over rows: dx may be the memory of dy.
+  if (dweight.defined() || dbias.defined()) {
+    norm_backward_weight(dweight.defined() ? dweight.data<float>() : nullptr,
+                         dbias.defined() ? dbias.data<float>() : nullptr, grad, in,
+                         stats.data<float>(), stats.stride(0), scratch_.get<float>(),
+                         parts(in.rows, in.cols), type, stream_.get());
+  }
+  norm_backward_input(kind == NormKind::kLayer, last_dimension_rows(dx), accumulate_dx, grad, in,
+                      stats.data<float>(), stats.stride(0), weight.raw(), type, stream_.get());
+}
+
+// --- products ---
+
+void CudaBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightView& weight,
+                                 const Tensor& bias, bool accumulate) {
+  const Tensor& w = plain(weight);
+  checks().rank("linear", "x", x, 2);
+  checks().rank("linear", "weight", w, 2);
+  checks().activation("linear", "x", x);
+  checks().exact("linear", "weight", w, x.dtype(), {w.dim(0), x.dim(1)});
+  checks().activation("linear", "y", y);
+  checks().exact("linear", "y", y, y.dtype(), {x.dim(0), w.dim(0)});
+  if (bias.defined()) checks().exact("linear", "bias", bias, x.dtype(), {w.dim(0)});
+  // cuBLASLt adds a bias of its inputs' type to outputs of that type alone.
+  const bool fused = bias.defined() && !accumulate && y.dtype() == x.dtype();
+  products_.run({.m = x.dim(0),
+                 .n = w.dim(0),
+                 .k = x.dim(1),
+                 .a = x.raw(),
+                 .b = w.raw(),
+                 .c = y.raw(),
+                 .a_stride = x.stride(0),
+                 .b_stride = w.stride(0),
+                 .c_stride = y.stride(0),
+                 .b_transposed = true,
+                 .type = element_of(x.dtype()),
+                 .c_type = element_of(y.dtype()),
+                 .bias = fused ? bias.raw() : nullptr,
+                 .accumulate = accumulate});
+  if (bias.defined() && !fused) {
+    add_bias(last_dimension_rows(y), element_of(y.dtype()), bias.raw(), element_of(bias.dtype()),
+             stream_.get());
+  }
+}
+
+void CudaBackend::linear_backward_input(const Tensor& dx, const Tensor& dy,
+                                        const WeightView& weight, bool accumulate) {
+  const Tensor& w = plain(weight);
+  checks().rank("linear backward", "dy", dy, 2);
+  checks().activation("linear backward", "dy", dy);
+  checks().exact("linear backward", "weight", w, dy.dtype(), {dy.dim(1), w.dim(1)});
+  checks().activation("linear backward", "dx", dx);
+  checks().exact("linear backward", "dx", dx, dx.dtype(), {dy.dim(0), w.dim(1)});
+  products_.run({.m = dy.dim(0),
+                 .n = w.dim(1),
+                 .k = w.dim(0),
+                 .a = dy.raw(),
+                 .b = w.raw(),
+                 .c = dx.raw(),
+                 .a_stride = dy.stride(0),
+                 .b_stride = w.stride(0),
+                 .c_stride = dx.stride(0),
+                 .type = element_of(dy.dtype()),
+                 .c_type = element_of(dx.dtype()),
+                 .accumulate = accumulate});
+}
+
+void CudaBackend::linear_backward_weight(const Tensor& dw, const Tensor& dy, const Tensor& x) {
+  checks().rank("linear backward", "x", x, 2);
+  checks().activation("linear backward", "x", x);
+  checks().exact("linear backward", "dy", dy, x.dtype(), {x.dim(0), dy.dim(1)});
+  checks().exact("linear backward", "dw", dw, DType::kF32, {dy.dim(1), x.dim(1)});
+  if (x.dim(0) == 0) return;
+  products_.run({.m = dy.dim(1),
+                 .n = x.dim(1),
+                 .k = x.dim(0),
+                 .a = dy.raw(),
+                 .b = x.raw(),
+                 .c = dw.raw(),
+                 .a_stride = dy.stride(0),
+                 .b_stride = x.stride(0),
+                 .c_stride = dw.stride(0),
+                 .a_transposed = true,
+                 .type = element_of(x.dtype()),
+                 .c_type = Element::kF32,
+                 .accumulate = true});
+}
+
+void CudaBackend::linear_backward_bias(const Tensor& dbias, const Tensor& dy) {
+  checks().rank("linear backward", "dy", dy, 2);
+  checks().activation("linear backward", "dy", dy);
+  checks().exact("linear backward", "dbias", dbias, DType::kF32, {dy.dim(1)});
+  column_sums(dbias.data<float>(), last_dimension_rows(dy), scratch_.get<float>(),
+              parts(dy.dim(0), dy.dim(1)), element_of(dy.dtype()), stream_.get());
+}
+
+// --- pointwise ---
+
+void CudaBackend::rope(const Tensor& x, const Tensor& table, const Tensor& positions,
+                       bool inverse) {
+  checks().rank("rope", "x", x, 3);
+  checks().activation("rope", "x", x);
+  checks().rank("rope", "table", table, 2);
+  checks().exact("rope", "table", table, DType::kF32, {table.dim(0), table.dim(1)});
+  checks().exact("rope", "positions", positions, DType::kI32, {x.dim(0)});
+  require(table.dim(1) <= x.dim(2), "cuda rope: {} channels rotate in heads of {}", table.dim(1),
+          x.dim(2));
+  cuda::rope(last_dimension_rows(x), x.dim(1), table.data<float>(), table.stride(0),
+             table.dim(1) / 2, table.dim(0), positions.data<int32_t>(), inverse,
+             element_of(x.dtype()), {error_flag_.get<int>()}, stream_.get());
+}
+
+void CudaBackend::activation_forward(Activation act, const Tensor& out, const Tensor& gate,
+                                     const Tensor& up) {
+  checks().activation("activation", "gate", gate);
+  checks().like("activation", "out", out, gate.dtype(), gate);
+  if (up.defined()) checks().like("activation", "up", up, gate.dtype(), gate);
+  cuda::activation_forward(static_cast<int>(act), last_dimension_rows(out),
+                           last_dimension_rows(gate),
+                           up.defined() ? last_dimension_rows(up) : Rows{},
+                           element_of(gate.dtype()), stream_.get());
+}
+
+void CudaBackend::activation_backward(Activation act, const Tensor& dgate, const Tensor& dup,
+                                      const Tensor& dout, const Tensor& gate, const Tensor& up) {
+  checks().activation("activation backward", "gate", gate);
+  require(dup.defined() == up.defined(), "cuda activation backward: up and dup go together");
+  checks().like("activation backward", "dgate", dgate, gate.dtype(), gate);
+  checks().like("activation backward", "dout", dout, gate.dtype(), gate);
+  if (up.defined()) {
+    checks().like("activation backward", "up", up, gate.dtype(), gate);
+    checks().like("activation backward", "dup", dup, gate.dtype(), gate);
+  }
+  cuda::activation_backward(static_cast<int>(act), last_dimension_rows(dgate),
+                            dup.defined() ? last_dimension_rows(dup) : Rows{},
+                            last_dimension_rows(dout), last_dimension_rows(gate),
+                            up.defined() ? last_dimension_rows(up) : Rows{},
+                            element_of(gate.dtype()), stream_.get());
+}
+
+void CudaBackend::add(const Tensor& out, const Tensor& a, const Tensor& b) {
+  checks().activation("add", "a", a);
+  checks().like("add", "out", out, a.dtype(), a);
+  checks().like("add", "b", b, a.dtype(), a);
+  cuda::add(last_dimension_rows(out), last_dimension_rows(a), last_dimension_rows(b),
+            element_of(a.dtype()), stream_.get());
+}
+
+// --- loss and optimizer ---
+
+void CudaBackend::softmax_cross_entropy(const Tensor& losses, const Tensor& dlogits,
+                                        const Tensor& logits, const Tensor& labels, double scale) {
+  checks().rank("cross entropy", "logits", logits, 2);
+  checks().exact("cross entropy", "logits", logits, DType::kF32, {logits.dim(0), logits.dim(1)});
+  checks().exact("cross entropy", "losses", losses, DType::kF32, {logits.dim(0)});
+  checks().exact("cross entropy", "labels", labels, DType::kI32, {logits.dim(0)});
+  if (dlogits.defined()) {
+    checks().activation("cross entropy", "dlogits", dlogits);
+    checks().like("cross entropy", "dlogits", dlogits, dlogits.dtype(), logits);
+  }
+  cuda::softmax_cross_entropy(
+      losses.data<float>(), dlogits.defined() ? last_dimension_rows(dlogits) : Rows{},
+      dlogits.defined() ? element_of(dlogits.dtype()) : Element::kF32, last_dimension_rows(logits),
+      labels.data<int32_t>(), static_cast<float>(scale), {error_flag_.get<int>()}, stream_.get());
+}
+
+double CudaBackend::sum_of_squares(const Tensor& x) {
+  checks().activation("sum of squares", "x", x);
+  if (x.numel() == 0) return 0;
+  double* result = scratch_.get<double>();
+  cuda::sum_of_squares(result, result + 32, rows_of(x), element_of(x.dtype()), stream_.get());
+  double sum = 0;
+  check(cudaMemcpyAsync(&sum, result, sizeof(sum), cudaMemcpyDeviceToHost, stream_.get()),
+        "downloading");
+  finish();
+  return sum;
+}
+
+void CudaBackend::adamw_step(const Tensor& weights, const Tensor& master, const Tensor& m,
+                             const Tensor& v, const Tensor& gradient, const AdamW& o) {
+  checks().activation("adamw", "weights", weights);
+  for (const Tensor* x : {&master, &m, &v, &gradient}) {
+    checks().like("adamw", "state", *x, DType::kF32, weights);
+    require(x->is_contiguous() && weights.is_contiguous(), "cuda adamw: {} is not contiguous",
+            x->shape_string());
+  }
+  const auto step = static_cast<double>(o.step);
+  const AdamWArgs args{.lr = static_cast<float>(o.lr),
+                       .beta1 = static_cast<float>(o.beta1),
+                       .beta2 = static_cast<float>(o.beta2),
+                       .eps = static_cast<float>(o.eps),
+                       .weight_decay = static_cast<float>(o.weight_decay),
+                       .gradient_scale = static_cast<float>(o.gradient_scale),
+                       .correct_m = static_cast<float>(1 - std::pow(o.beta1, step)),
+                       .correct_v = static_cast<float>(1 - std::pow(o.beta2, step))};
+  cuda::adamw_step(weights.raw(), element_of(weights.dtype()), master.data<float>(),
+                   m.data<float>(), v.data<float>(), gradient.data<float>(), weights.numel(), args,
+                   stream_.get());
+}
+
+}  // namespace longgen::cuda
+
+namespace longgen {
+
+std::unique_ptr<Backend> make_cuda_backend(int device) {
+  return std::make_unique<cuda::CudaBackend>(device);
+}
+bool cuda_is_built() { return true; }
+
+}  // namespace longgen

@@ -1,0 +1,80 @@
+#include "longgen/backend/cuda/runtime.h"
+
+#include <cstring>
+
+#include "longgen/base/checked.h"
+#include "longgen/base/error.h"
+#include "longgen/base/units.h"
+
+namespace longgen::cuda {
+
+void check(cudaError_t status, std::string_view what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // the next call starts clean, unless the context is lost
+  fail("cuda: {}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+void* CudaMemory::allocate(int64_t bytes) {
+  if (bytes == 0) return nullptr;
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(bytes));
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    size_t available = 0, total = 0;
+    cudaMemGetInfo(&available, &total);
+    fail("the GPU has no {} left: {} of {} are free; take a shorter context, a smaller batch or a "
+         "smaller model",
+         format_bytes(bytes), format_bytes(static_cast<int64_t>(available)),
+         format_bytes(static_cast<int64_t>(total)));
+  }
+  check(status, "memory");
+  check(cudaMemset(data, 0, static_cast<size_t>(bytes)), "zeroing memory");
+  return data;
+}
+
+void CudaMemory::deallocate(void* data, int64_t) { cudaFree(data); }
+
+Stream::Stream() {
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+}
+Stream::~Stream() { cudaStreamDestroy(stream_); }
+void Stream::synchronize() const { check(cudaStreamSynchronize(stream_), "running kernels"); }
+
+Buffer::Buffer(int64_t bytes) : bytes_(bytes) { data_ = CudaMemory().allocate(bytes); }
+Buffer::~Buffer() { cudaFree(data_); }
+
+Uploads::Uploads(cudaStream_t stream) : stream_(stream) {
+  void* host = nullptr;
+  check(cudaMallocHost(&host, static_cast<size_t>(2 * kHalf)), "pinned memory");
+  host_ = static_cast<std::byte*>(host);
+  for (cudaEvent_t& event : left_) {
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+    check(cudaEventRecord(event, stream_), "recording an event");
+  }
+}
+
+Uploads::~Uploads() {
+  for (cudaEvent_t event : left_) cudaEventDestroy(event);
+  cudaFreeHost(host_);
+}
+
+void* Uploads::put(const void* data, int64_t bytes) {
+  require(bytes <= kHalf, "cuda: a call describes its sequences with {}, at most {} fit",
+          format_bytes(bytes), format_bytes(kHalf));
+  if (used_ + bytes > kHalf) {
+    check(cudaEventRecord(left_[half_], stream_), "recording an event");
+    half_ ^= 1;
+    used_ = 0;
+    check(cudaEventSynchronize(left_[half_]), "running kernels");
+  }
+  const int64_t at = half_ * kHalf + used_;
+  used_ = round_up<int64_t>(used_ + bytes, 256);
+  std::memcpy(host_ + at, data, static_cast<size_t>(bytes));
+  void* to = device_.get<std::byte>() + at;
+  check(cudaMemcpyAsync(to, host_ + at, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
+                        stream_),
+        "uploading");
+  return to;
+}
+
+}  // namespace longgen::cuda

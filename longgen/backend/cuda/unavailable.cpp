@@ -1,0 +1,13 @@
+// What a build without CUDA says.
+#include "longgen/backend/backend.h"
+#include "longgen/base/error.h"
+
+namespace longgen {
+
+std::unique_ptr<Backend> make_cuda_backend(int) {
+  fail("this program was built without CUDA; build it where nvcc is found (see README), or use "
+       "--device cpu");
+}
+bool cuda_is_built() { return false; }
+
+}  // namespace longgen

@@ -1,0 +1,244 @@
+// Attention of the cuda backend against the reference: patterns, groups, chunks over pages,
+// documents, odd lengths; equal bits over repeats.
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "tests/backend/attention_case.h"
+#include "tests/cuda/cuda_parity.h"
+
+namespace longgen::testing {
+namespace {
+
+AttentionPattern pattern(int64_t block, int64_t local = AttentionPattern::kAll, int64_t sink = 0,
+                         int64_t stride = 0, std::vector<int64_t> offsets = {0}) {
+  return {.block_size = block,
+          .sink_blocks = sink,
+          .local_blocks = local,
+          .stride = stride,
+          .offsets = std::move(offsets)};
+}
+
+using Shapes = std::vector<AttentionShapeCase>;
+
+Shapes shapes() {
+  Shapes all;
+  const auto add = [&](int64_t q, int64_t kv, int64_t dim, int64_t rows, AttentionPattern p,
+                       std::vector<DocumentRange> documents = {}, double gain = 1) {
+    all.push_back({.q_heads = q,
+                   .kv_heads = kv,
+                   .head_dim = dim,
+                   .rows = rows,
+                   .pattern = std::move(p),
+                   .documents = std::move(documents),
+                   .gain = gain});
+  };
+  for (const int64_t rows : {1, 63, 64, 65, 127, 128, 129, 300}) add(3, 1, 64, rows, pattern(64));
+  add(2, 2, 128, 200, pattern(64));
+  add(16, 1, 64, 90, pattern(64));
+  add(6, 2, 32, 333, pattern(16, 3, 1));
+  add(6, 2, 32, 333, pattern(32, 2, 1));
+  add(4, 2, 64, 700, pattern(64, 2, 1));
+  add(4, 4, 128, 700, pattern(128, 1, 1));
+  add(4, 2, 64, 900, pattern(64, 2, 1, 4));
+  add(4, 2, 64, 900, pattern(64, 2, 0, 3, {0, 2}));
+  add(4, 2, 16, 500, pattern(16, 2, 1, 5, {1, 3}));
+  add(2, 1, 80, 150, pattern(64, 1, 1));
+  add(2, 1, 96, 150, pattern(64, 1, 1));
+  add(2, 1, 48, 150, pattern(64, 1, 1));  // no tensor-core kernel
+  add(4, 2, 64, 640, pattern(64, 2, 1), {{0, 100}, {128, 300}, {448, 190}});
+  add(2, 2, 64, 400, pattern(64, 100, 1));  // a budget beyond the length
+  add(3, 1, 64, 260, pattern(64), {}, 6);   // sharp
+  return all;
+}
+
+struct OnDevice {
+  Backend& backend;
+  std::deque<Host> hosts;
+  std::deque<DeviceMirror> mirrors;
+
+  size_t add(DType dtype, std::vector<int64_t> shape, const std::vector<double>* values = nullptr) {
+    hosts.emplace_back(dtype, std::move(shape));
+    if (values != nullptr) hosts.back().fill(*values);
+    mirrors.emplace_back(backend, hosts.back().tensor());
+    return hosts.size() - 1;
+  }
+  const Tensor& operator[](size_t i) const { return mirrors[i].tensor(); }
+  std::vector<double> values(size_t i) {
+    mirrors[i].download();
+    return hosts[i].values();
+  }
+};
+
+AttentionResult run_on_gpu(Backend& backend, const AttentionProblem& p) {
+  const auto& c = p.c;
+  const int64_t t = c.rows, heads = c.q_heads, kv = c.kv_heads, dim = c.head_dim;
+  OnDevice x{backend, {}, {}};
+  const size_t q = x.add(c.dtype, {t, heads, dim}, &p.q), k = x.add(c.dtype, {t, kv, dim}, &p.k);
+  const size_t v = x.add(c.dtype, {t, kv, dim}, &p.v), out = x.add(c.dtype, {t, heads, dim});
+  const size_t lse = x.add(DType::kF32, {1, heads, t});
+  const size_t dout = x.add(c.dtype, {t, heads, dim}, &p.dout);
+  const size_t dq = x.add(c.dtype, {t, heads, dim}), dk = x.add(c.dtype, {t, kv, dim});
+  const size_t dv = x.add(c.dtype, {t, kv, dim});
+  std::vector<AttentionSequence> sequences;
+  for (const DocumentRange& d : p.documents) {
+    const Tensor keys = x[k].slice(0, d.row_begin, d.row_count);
+    const Tensor values = x[v].slice(0, d.row_begin, d.row_count);
+    sequences.push_back({.row_begin = d.row_begin,
+                         .row_count = d.row_count,
+                         .kv = {.keys = keys.raw(),
+                                .values = values.raw(),
+                                .page_stride = c.pattern.block_size * kv * dim,
+                                .head_stride = dim,
+                                .token_stride = kv * dim,
+                                .length = d.row_count}});
+  }
+  const Tensor flat_lse = x[lse].reshape({heads, t});
+  if (!c.documents.empty()) {  // rows of no document are left alone: what backward reads is 0
+    backend.zero(x[out]);
+    backend.zero(flat_lse);
+  }
+  backend.attention_forward({.out = x[out],
+                             .lse = flat_lse,
+                             .q = x[q],
+                             .sequences = sequences,
+                             .kv_dtype = c.dtype,
+                             .kv_heads = kv,
+                             .kv_head_begin = c.kv_head_begin,
+                             .pattern = &c.pattern,
+                             .scale = p.scale,
+                             .workspace = {}});
+  const int64_t bytes = backend.attention_backward_workspace_bytes({t, heads, kv, dim, c.dtype});
+  const size_t work = x.add(DType::kF32, {1, 1, bytes / 4});
+  backend.attention_backward({.dq = x[dq],
+                              .dk = x[dk],
+                              .dv = x[dv],
+                              .dout = x[dout],
+                              .out = x[out],
+                              .q = x[q],
+                              .k = x[k],
+                              .v = x[v],
+                              .lse = flat_lse,
+                              .documents = p.documents,
+                              .kv_head_begin = c.kv_head_begin,
+                              .pattern = &c.pattern,
+                              .scale = p.scale,
+                              .workspace = {static_cast<std::byte*>(x[work].raw()),
+                                            static_cast<size_t>(bytes)}});
+  return {x.values(out), x.values(lse), x.values(dq), x.values(dk), x.values(dv)};
+}
+
+class CudaAttention : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    backend = cuda_backend_or_null();
+    if (backend == nullptr) GTEST_SKIP() << "no GPU";
+  }
+  Backend* backend = nullptr;
+};
+
+TEST_F(CudaAttention, ForwardAndBackward) {
+  for (const SolvedProblem& s : solve_in_both_dtypes(shapes(), true)) {
+    const AttentionProblem& p = s.problem;
+    const auto& c = p.c;
+    SCOPED_TRACE(c.to_string());
+    const AttentionResult got = run_on_gpu(*backend, p);
+    const auto near = [&](const char* name, const std::vector<double>& x,
+                          const std::vector<double>& want, const std::vector<double>& plain,
+                          int64_t heads) {
+      expect_near(name, x, want, plain, c.dtype, heads, c.head_dim);
+    };
+    near("out", got.out, s.truth.out, s.plain.out, c.q_heads);
+    near("dq", got.dq, s.truth.dq, s.plain.dq, c.q_heads);
+    near("dk", got.dk, s.truth.dk, s.plain.dk, c.kv_heads);
+    near("dv", got.dv, s.truth.dv, s.plain.dv, c.kv_heads);
+    for (size_t i = 0; i < got.lse.size(); ++i) {
+      ASSERT_NEAR(got.lse[i], s.truth.lse[i], 1e-4 * (1 + std::abs(s.truth.lse[i]))) << "lse " << i;
+    }
+  }
+}
+
+TEST_F(CudaAttention, EqualBitsOverRepeats) {
+  AttentionShapeCase c{.dtype = DType::kBF16, .q_heads = 6, .kv_heads = 2, .head_dim = 64,
+                       .rows = 1000, .pattern = pattern(64, 3, 1, 5)};
+  const AttentionProblem p(c);
+  const AttentionResult first = run_on_gpu(*backend, p);
+  for (int i = 0; i < 20; ++i) {
+    const AttentionResult again = run_on_gpu(*backend, p);
+    ASSERT_EQ(again.out, first.out);
+    ASSERT_EQ(again.dq, first.dq);
+    ASSERT_EQ(again.dk, first.dk);
+    ASSERT_EQ(again.dv, first.dv);
+  }
+}
+
+// Chunks over shuffled pages, written by kv_write, with dead blocks released: the rows of the whole
+// call. One row at a time takes the road of split keys.
+TEST_F(CudaAttention, PagesAndChunks) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const AttentionPattern& shape : {pattern(64), pattern(64, 2, 1), pattern(16, 5, 2, 3)}) {
+      for (const int64_t chunk : {1, 100}) {
+        AttentionShapeCase c{.dtype = dtype, .q_heads = 6, .kv_heads = 2, .head_dim = 64,
+                             .rows = chunk == 1 ? 1100 : 517, .pattern = shape};
+        SCOPED_TRACE(c.to_string() + " chunk " + std::to_string(chunk));
+        const SolvedProblem solved(c, false);
+        const AttentionProblem& p = solved.problem;
+        const int64_t block = shape.block_size, dim = c.head_dim, kv = c.kv_heads;
+        const int64_t blocks = (c.rows + block - 1) / block;
+        OnDevice x{*backend, {}, {}};
+        const size_t q = x.add(dtype, {c.rows, c.q_heads, dim}, &p.q);
+        const size_t k = x.add(dtype, {c.rows, kv, dim}, &p.k);
+        const size_t v = x.add(dtype, {c.rows, kv, dim}, &p.v);
+        const size_t out = x.add(dtype, {c.rows, c.q_heads, dim});
+        const size_t keys = x.add(dtype, {blocks * kv, block, dim});
+        const size_t values = x.add(dtype, {blocks * kv, block, dim});
+        std::vector<int32_t> table(static_cast<size_t>(blocks));
+        for (int64_t b = 0; b < blocks; ++b) {  // a permutation: 7 and the number share no factor
+          table[static_cast<size_t>(b)] = static_cast<int32_t>((b * 7 + 3) % blocks);
+        }
+        if (blocks % 7 == 0) std::iota(table.rbegin(), table.rend(), 0);
+        KvView view{.keys = x[keys].raw(),
+                    .values = x[values].raw(),
+                    .page_stride = kv * block * dim,
+                    .head_stride = block * dim,
+                    .token_stride = dim,
+                    .block_table = table.data(),
+                    .block_table_size = blocks};
+        // Single rows only from where they can be checked within a second.
+        const int64_t start = chunk == 1 ? 1060 : 0;
+        if (start > 0) {
+          backend->kv_write(view, dtype, block, 0, x[k].slice(0, 0, start), x[v].slice(0, 0, start));
+        }
+        for (int64_t at = start; at < c.rows; at += chunk) {
+          const int64_t count = std::min(chunk, c.rows - at);
+          backend->kv_write(view, dtype, block, at, x[k].slice(0, at, count),
+                            x[v].slice(0, at, count));
+          view.length = at + count;
+          for (int64_t b = 0; b < blocks; ++b) {
+            if (!shape.is_live(b, at, 0)) table[static_cast<size_t>(b)] = -1;
+          }
+          const AttentionSequence s{
+              .row_begin = at, .row_count = count, .first_position = at, .kv = view};
+          backend->attention_forward({.out = x[out],
+                                      .lse = Tensor(),
+                                      .q = x[q],
+                                      .sequences = {&s, 1},
+                                      .kv_dtype = dtype,
+                                      .kv_heads = kv,
+                                      .pattern = &c.pattern,
+                                      .scale = p.scale,
+                                      .workspace = {}});
+        }
+        const auto tail = [&](const std::vector<double>& all) {
+          return std::vector<double>(all.begin() + start * c.q_heads * dim, all.end());
+        };
+        expect_near("out", tail(x.values(out)), tail(solved.truth.out),
+                    dtype == DType::kBF16 ? tail(solved.plain.out) : std::vector<double>(), dtype,
+                    c.q_heads, dim);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace longgen::testing

@@ -1,0 +1,270 @@
+// Row-by-row operations and products of the cuda backend against the reference.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/cuda/cuda_parity.h"
+
+namespace longgen::testing {
+namespace {
+
+// f32 sums of K products of uniform values: see cpu_linear_test.cpp.
+double sum_error(int64_t k) { return 1e-7 + 3e-8 * std::sqrt(static_cast<double>(k)); }
+// Functions of f32 values through the GPU's approximate exponentials: a few units in the last place.
+constexpr double kPointwise = 2e-6;
+
+class CudaRows : public CudaParity {};
+INSTANTIATE_TEST_SUITE_P(All, CudaRows, cuda_cases(), cuda_case_name);
+
+struct Shape {
+  int64_t rows, n, k;
+};
+const Shape kShapes[] = {{1, 8, 8},     {1, 64, 576},    {3, 24, 40},      {64, 64, 64},
+                         {65, 136, 72}, {130, 264, 200}, {300, 576, 1536}, {7, 1000, 96}};
+
+TEST_P(CudaRows, LinearForward) {
+  for (const Shape& s : kShapes) {
+    for (const bool accumulate : {false, true}) {
+      for (const bool wide : {false, true}) {
+        const DType out = wide ? DType::kF32 : dtype();
+        Operand& x = input({s.rows, s.k}, 1, 8);
+        Operand& w = input({s.n, s.k});
+        Operand& bias = input({s.n});
+        Operand& y = accumulate ? input(out, {s.rows, s.n}, 1, 8) : output(out, {s.rows, s.n}, 8);
+        const bool with_bias = !accumulate;
+        run([&](Backend& b, auto t) {
+          b.linear_forward(t(y), t(x), t(w), with_bias ? t(bias) : Tensor(), accumulate);
+        });
+        // A product that is added to a bf16 value is rounded once more where the sum is split.
+        expect_close(y, sum_error(s.k), std::to_string(s.rows) + " rows");
+      }
+    }
+  }
+}
+
+// Rows that begin anywhere: no alignment is assumed.
+TEST_P(CudaRows, LinearUnaligned) {
+  Operand& x = input({33, 31}, 1, 2);
+  Operand& w = input({17, 31}, 1, 4);
+  Operand& y = output({33, 17}, 1);
+  run([&](Backend& b, auto t) { b.linear_forward(t(y), t(x), t(w), Tensor(), false); });
+  expect_close(y, sum_error(31), "31 columns");
+}
+
+TEST_P(CudaRows, LinearBackward) {
+  for (const Shape& s : kShapes) {
+    Operand& dy = input({s.rows, s.n});
+    Operand& x = input({s.rows, s.k});
+    Operand& w = input({s.n, s.k});
+    Operand& dx = output({s.rows, s.k});
+    Operand& dx_sum = input(DType::kF32, {s.rows, s.k});
+    Operand& dw = input(DType::kF32, {s.n, s.k});
+    Operand& dbias = input(DType::kF32, {s.n});
+    run([&](Backend& b, auto t) {
+      b.linear_backward_input(t(dx), t(dy), t(w), false);
+      b.linear_backward_input(t(dx_sum), t(dy), t(w), true);
+      b.linear_backward_weight(t(dw), t(dy), t(x));
+      b.linear_backward_bias(t(dbias), t(dy));
+    });
+    expect_close(dx, sum_error(s.n), "dx");
+    expect_close(dx_sum, sum_error(s.n), "dx +=");
+    expect_close(dw, sum_error(s.rows), "dw");
+    expect_close(dbias, sum_error(s.rows), "dbias");
+  }
+}
+
+TEST_P(CudaRows, Norms) {
+  for (const NormKind kind : {NormKind::kRms, NormKind::kLayer}) {
+    for (const auto& shape : {std::vector<int64_t>{37, 576}, {5, 3, 64}, {1, 40}, {300, 130}}) {
+      const int64_t d = shape.back();
+      int64_t rows = 1;
+      for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+      Operand& x = input(shape, 2);
+      Operand& weight = input({d});
+      Operand& bias = input({d});
+      Operand& out = output(shape);
+      Operand& stats = output(DType::kF32, {rows, 2});
+      Operand& dy = input(shape);
+      Operand& dx = input(shape);
+      Operand& dx_only = output(shape);
+      Operand& dweight = input(DType::kF32, {d});
+      Operand& dbias = input(DType::kF32, {d});
+      run([&](Backend& b, auto t) {
+        b.norm_forward(kind, t(out), t(stats), t(x), t(weight), t(bias), 1e-5);
+        b.norm_backward(kind, t(dx), true, t(dweight), t(dbias), t(dy), t(x), t(stats), t(weight));
+        b.norm_backward(kind, t(dx_only), false, Tensor(), Tensor(), t(dy), t(x), t(stats),
+                        t(weight));
+      });
+      expect_close(out, sum_error(d), "norm");
+      expect_close(stats, sum_error(d), "stats");
+      expect_close(dx, 4 * sum_error(d), "dx +=");
+      expect_close(dx_only, 4 * sum_error(d), "dx");
+      expect_close(dweight, 4 * sum_error(rows), "dweight");
+      expect_close(dbias, sum_error(rows), "dbias");
+    }
+  }
+}
+
+TEST_P(CudaRows, Embedding) {
+  constexpr int64_t kVocab = 50, kRows = 333, kWidth = 300;
+  std::vector<int32_t> values;
+  for (int64_t i = 0; i < kRows; ++i) values.push_back(static_cast<int32_t>(i * i % kVocab));
+  const Tensor id = ids(values);
+  Operand& table = input({kVocab, kWidth});
+  Operand& out = output({kRows, kWidth});
+  Operand& more = input({kRows, kWidth});
+  Operand& dout = input({kRows, kWidth});
+  Operand& dtable = input(DType::kF32, {kVocab, kWidth});
+  run([&](Backend& b, auto t) {
+    b.embedding_forward(t(out), t(table), ids_for(b, id), false);
+    b.embedding_forward(t(more), t(table), ids_for(b, id), true);
+    b.embedding_backward(t(dtable), t(dout), ids_for(b, id));
+  });
+  expect_close(out, 0, "rows");
+  expect_close(more, 1e-7, "rows added");
+  expect_close(dtable, sum_error(kRows), "dtable");
+}
+
+TEST_P(CudaRows, BadIdIsReported) {
+  const Tensor id = ids({1, 7, 2});
+  Operand& table = input({5, 8});
+  Operand& out = output({3, 8});
+  Tensor device_out = on_device(out.tested());
+  cuda().embedding_forward(device_out, on_device(table.tested()), on_device(id), false);
+  std::vector<float> host(24);
+  const Tensor to(host.data(), DType::kF32, {3, 8});
+  EXPECT_THROW(cuda().copy(to, device_out), Error);
+  cuda().copy(to, device_out);  // reported once
+}
+
+TEST_P(CudaRows, Rope) {
+  constexpr int64_t kRows = 70, kHeads = 3, kDim = 64;
+  for (const int64_t half : {32, 8}) {
+    std::vector<int32_t> values;
+    for (int64_t i = 0; i < kRows; ++i) values.push_back(static_cast<int32_t>((i * 37) % 100));
+    const Tensor positions = ids(values);
+    std::vector<float> angles;
+    for (int64_t p = 0; p < 100; ++p) {
+      for (int64_t c = 0; c < half; ++c) angles.push_back(std::cos(0.1f * float(p * (c + 1))));
+      for (int64_t c = 0; c < half; ++c) angles.push_back(std::sin(0.1f * float(p * (c + 1))));
+    }
+    const Tensor table(angles.data(), DType::kF32, {100, 2 * half});
+    Operand& x = input({kRows, kHeads, kDim});
+    Operand& y = input({kRows, kHeads, kDim});
+    run([&](Backend& b, auto t) {
+      b.rope(t(x), ids_for(b, table), ids_for(b, positions), false);
+      b.rope(t(y), ids_for(b, table), ids_for(b, positions), true);
+    });
+    expect_close(x, 2e-7, "rotated");
+    expect_close(y, 2e-7, "rotated back");
+  }
+}
+
+TEST_P(CudaRows, Activations) {
+  for (const Activation act :
+       {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
+    for (const bool gated : {true, false}) {
+      Operand& gate = input({33, 200}, 6, 8);
+      Operand& up = input({33, 200}, 1, 16);
+      Operand& out = output({33, 200});
+      Operand& dout = input({33, 200});
+      Operand& dgate = output({33, 200});
+      Operand& dup = output({33, 200});
+      run([&](Backend& b, auto t) {
+        const auto maybe = [&](Operand& x) { return gated ? t(x) : Tensor(); };
+        b.activation_forward(act, t(out), t(gate), maybe(up));
+        b.activation_backward(act, t(dgate), maybe(dup), t(dout), t(gate), maybe(up));
+      });
+      expect_close(out, kPointwise, "forward");
+      expect_close(dgate, kPointwise, "dgate");
+      if (gated) expect_close(dup, kPointwise, "dup");
+    }
+  }
+}
+
+TEST_P(CudaRows, AddAndZero) {
+  Operand& a = input({9, 100}, 1, 4);
+  Operand& b_in = input({9, 100});
+  Operand& out = output({9, 100}, 2);
+  Operand& cleared = output({9, 100}, 3);
+  run([&](Backend& b, auto t) {
+    b.add(t(out), t(a), t(b_in));
+    b.zero(t(cleared));
+  });
+  expect_close(out, 1e-7, "sum");
+  expect_close(cleared, 0, "zeros");
+}
+
+TEST_P(CudaRows, CrossEntropy) {
+  constexpr int64_t kRows = 21, kVocab = 5000;
+  std::vector<int32_t> values;
+  for (int64_t i = 0; i < kRows; ++i) {
+    values.push_back(i % 5 == 4 ? -1 : static_cast<int32_t>(i * 211 % kVocab));
+  }
+  const Tensor labels = ids(values);
+  Operand& logits = input(DType::kF32, {kRows, kVocab}, 8);
+  Operand& losses = output(DType::kF32, {kRows});
+  Operand& dlogits = output({kRows, kVocab});
+  run([&](Backend& b, auto t) {
+    b.softmax_cross_entropy(t(losses), t(dlogits), t(logits), ids_for(b, labels), 0.25);
+  });
+  expect_close(losses, 1e-6, "losses");
+  expect_close(dlogits, 1e-5, "dlogits");
+}
+
+TEST_P(CudaRows, Optimizer) {
+  constexpr int64_t kCount = 5000;
+  Operand& master = input(DType::kF32, {kCount});
+  Operand& weights = output({kCount});
+  Operand& m = input(DType::kF32, {kCount}, 0.01);
+  Operand& v = input(DType::kF32, {kCount});
+  v.fill([](int64_t, int64_t i) { return 1e-4 * static_cast<double>(1 + i % 7); });
+  Operand& gradient = input(DType::kF32, {kCount}, 0.1);
+  const AdamW args{.lr = 1e-3, .weight_decay = 0.1, .step = 3, .gradient_scale = 0.5};
+  run([&](Backend& b, auto t) {
+    b.adamw_step(t(weights), t(master), t(m), t(v), t(gradient), args);
+  });
+  expect_close(master, 1e-6, "master");
+  expect_close(weights, 1e-6, "weights");
+  expect_close(m, 1e-6, "m");
+  expect_close(v, 1e-6, "v");
+}
+
+TEST_P(CudaRows, SumOfSquares) {
+  Operand& x = input({77, 1000});
+  double sums[2] = {};
+  int i = 0;
+  run([&](Backend& b, auto t) { sums[i++] = b.sum_of_squares(t(x)); });
+  EXPECT_NEAR(sums[1], sums[0], 1e-9 * sums[0]);
+}
+
+// Every pair of types, host and device, rounded as the reference rounds.
+TEST_P(CudaRows, CopyConverts) {
+  std::vector<double> values;
+  for (int i = 0; i < 3000; ++i) values.push_back(std::sin(i * 1.7) * std::pow(10.0, i % 9 - 4));
+  const auto type = dtype();
+  const Tensor host(values.data(), DType::kF64, {30, 100});
+  void* data = cuda().memory().allocate(3000 * 8);
+  const Tensor device(data, type, {30, 100}, Device::kCuda);
+  cuda().copy(device, host);
+  std::vector<double> back(3000);
+  cuda().copy(Tensor(back.data(), DType::kF64, {30, 100}), device);
+  for (size_t i = 0; i < values.size(); ++i) {
+    std::vector<float> narrow(1);
+    std::vector<bf16> narrower(1);
+    const Tensor one(&values[i], DType::kF64, {1});
+    double want = 0;
+    if (type == DType::kF32) {
+      reference().copy(Tensor(narrow.data(), type, {1}), one);
+      want = static_cast<double>(narrow[0]);
+    } else {
+      reference().copy(Tensor(narrower.data(), type, {1}), one);
+      want = static_cast<double>(narrower[0]);
+    }
+    ASSERT_EQ(back[i], want) << values[i];
+  }
+  cuda().memory().deallocate(data, 3000 * 8);
+}
+
+}  // namespace
+}  // namespace longgen::testing
