@@ -7,7 +7,16 @@ namespace {
 template <int kBits>
 LONGGEN_SIMD Bytes dot16(Bytes sum, const Bytes* w, const int8_t* x) {
 #pragma GCC unroll 4
-  for (int g = 0; g < 4; ++g) sum = _mm512_dpbusd_epi32(sum, w[g], splat_four(x + 4 * g));
+  for (int g = 0; g < 4; ++g) {
+    // Left to itself, the compiler keeps what it has spread over a register for the panel's other
+    // half, runs out of registers and spills; the instruction spreads a memory operand for free.
+    struct Four {
+      int8_t x[4];
+    };
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+            : "+v"(sum)
+            : "v"(w[g]), "m"(*reinterpret_cast<const Four*>(x + 4 * g)));
+  }
   return sum;
 }
 
