@@ -24,69 +24,36 @@ constexpr double kLog2E = 1.4426950408889634;
 // outputs of a tile stay in the cache of a core.
 int64_t target_rows(int64_t head_dim) { return std::clamp<int64_t>(32768 / head_dim, 128, 512); }
 
-// Panels pass through the kernels' pipeline three at a time: one whose values are summed, one whose
-// exponentials are taken, one whose scores are.
-constexpr int64_t kPipeline = 3;
-
 struct ThreadScratch {
-  uint32_t* q_columns;          // [panels, row_units, 64]
-  uint32_t* k_rows;             // [kMaxTileKeys, row]
-  uint32_t* v_rows[kPipeline];  // the same of the last key tiles, as many as may be in use
-  uint32_t* v_paired;           // or v_rows: what down_columns() reads is not used again
-  uint32_t* v_transposed[kPipeline];
-  uint32_t* p[kPipeline];  // [kMaxTileKeys, 64]
-  float* s[kPipeline];     // [kMaxTileKeys, 64]
-  float* out;              // [panels, head_dim, 64]
-  float* shift;            // [tile_rows]
-  float* sum;              // [tile_rows]
-  float* rows;             // [64, row]: of a panel, f32
+  uint32_t* q_columns;  // [panels, row_units, 64]
+  uint32_t* k_rows;     // [kMaxTileKeys, row]
+  uint32_t* v_rows;
+  uint32_t* v_paired;
+  uint32_t* v_transposed[kPipelinePanels];  // of the last key tiles
+  uint32_t* p[kPipelineBuffers];            // [kMaxTileKeys, 64]
+  float* s[kPipelineBuffers];               // [kMaxTileKeys, 64]
+  float* out;                               // [panels, head_dim, 64]
+  float* shift;                             // [tile_rows]
+  float* sum;                               // [tile_rows]
+  float* rows;                              // [64, row]: of a panel, f32
   RowMasks masks;
 
   ThreadScratch(const AttentionLayout& l, Pieces& pieces) : masks(l.tile_rows, pieces) {
-    const bool bf16 = l.kernels.bf16_units, apart = l.kernels.overlaps;
-    const auto take = [&](auto** x, int64_t count) {
-      using T = std::remove_pointer_t<std::remove_pointer_t<decltype(x)>>;
-      for (int64_t i = 0; i < kPipeline; ++i) {
-        x[i] = i == 0 || apart ? pieces.take<T>(count) : x[0];
-      }
-    };
+    const bool bf16 = l.kernels.bf16_units;
     q_columns = pieces.take<uint32_t>(l.panels() * l.row_units * kPanel);
     k_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
-    take(v_rows, kMaxTileKeys * l.row_units);
+    v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
     v_paired = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
-    take(v_transposed, l.kernels.rows_only ? kMaxTileKeys / 2 * l.head_dim : 0);
-    take(p, bf16 ? kMaxTileKeys / 2 * kPanel : 0);
-    take(s, kMaxTileKeys * kPanel);
+    for (uint32_t*& x : v_transposed) {
+      x = pieces.take<uint32_t>(l.kernels.rows_only ? kMaxTileKeys / 2 * l.head_dim : 0);
+    }
+    for (uint32_t*& x : p) x = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * kPanel : 0);
+    for (float*& x : s) x = pieces.take<float>(kMaxTileKeys * kPanel);
     out = pieces.take<float>(l.panels() * l.head_dim * kPanel);
     shift = pieces.take<float>(l.tile_rows);
     sum = pieces.take<float>(l.tile_rows);
     rows = pieces.take<float>(kPanel * l.row);
   }
-};
-
-// Passes panels to the kernels in order.
-class Pipeline {
- public:
-  explicit Pipeline(const AttentionKernels& kernels) : kernels_(kernels) {}
-  void push(const AttentionPanel& panel) {
-    slots_[next_ % kPipeline] = panel;
-    kernels_.forward(slot(next_ - 2), slot(next_ - 1), slot(next_));
-    ++next_;
-  }
-  // Of the buffers, the ones that the next panel may use.
-  int64_t buffer() const { return next_ % kPipeline; }
-  void drain() {
-    if (!kernels_.overlaps) return;
-    kernels_.forward(slot(next_ - 2), slot(next_ - 1), nullptr);
-    kernels_.forward(slot(next_ - 1), nullptr, nullptr);
-  }
-
- private:
-  const AttentionPanel* slot(int64_t i) const { return i < 0 ? nullptr : &slots_[i % kPipeline]; }
-
-  const AttentionKernels& kernels_;
-  AttentionPanel slots_[kPipeline];
-  int64_t next_ = 0;
 };
 
 // What a part of a split item leaves: outputs not yet divided by their sums.
@@ -140,8 +107,8 @@ class Forward {
   Item item_at(int64_t index) const;
   void run_item(const Item& item, int64_t index, int thread);
   void run_tile(const Item& item, ThreadScratch& t);
-  void run_key_tile(const KeyTile& keys, int64_t index, const Item& item, Pipeline& pipeline,
-                    ThreadScratch& t);
+  void run_key_tile(const KeyTile& keys, int64_t index, const Item& item,
+                    Pipeline<AttentionPanel>& pipeline, ThreadScratch& t);
   void run_stream(const Item& item, ThreadScratch& t);
   template <typename T>
   void stream_keys(const Item& item, int64_t rows, const AttentionStreamKernels<T>& stream,
@@ -252,27 +219,27 @@ void Forward::load_queries(const Item& item, ThreadScratch& t) {
 
 void Forward::run_tile(const Item& item, ThreadScratch& t) {
   const int64_t rows = round_up<int64_t>(rows_of(item.tile), kPanel);
-  KeyTiles tiles(*a_.pattern, item.tile, a_.kv_head_begin + item.kv_head, layout_.group, item.part,
-                 parts_);
+  KeyTiles tiles(*a_.pattern, item.tile, a_.kv_head_begin + item.kv_head, layout_.group,
+                 KeyJoining::kAny, item.part, parts_);
   load_queries(item, t);
   std::fill_n(t.out, rows * layout_.head_dim, 0.0f);
   std::fill_n(t.shift, rows, kNoShift);
   std::fill_n(t.sum, rows, 0.0f);
   t.masks.fill(*a_.pattern, item.tile, layout_.group, rows);
-  Pipeline pipeline(kernels_);
+  Pipeline<AttentionPanel> pipeline(kernels_, kernels_.forward);
   int64_t index = 0;
   for (KeyTile keys; tiles.next(&keys); ++index) run_key_tile(keys, index, item, pipeline, t);
   pipeline.drain();
 }
 
-void Forward::run_key_tile(const KeyTile& keys, int64_t index, const Item& item, Pipeline& pipeline,
-                           ThreadScratch& t) {
+void Forward::run_key_tile(const KeyTile& keys, int64_t index, const Item& item,
+                           Pipeline<AttentionPanel>& pipeline, ThreadScratch& t) {
   const KvView& kv = sequence(item).kv;
-  const int64_t block_size = a_.pattern->block_size, buffer = index % kPipeline;
+  const int64_t block_size = a_.pattern->block_size, buffer = index % kPipelinePanels;
   load_key_rows(layout_, t.k_rows, keys, kv, kv.keys, block_size, item.kv_head);
-  load_key_rows(layout_, t.v_rows[buffer], keys, kv, kv.values, block_size, item.kv_head);
+  load_key_rows(layout_, t.v_rows, keys, kv, kv.values, block_size, item.kv_head);
   const LeftOperand values =
-      down_columns(layout_, t.v_rows[buffer], keys.keys, t.v_paired, t.v_transposed[buffer]);
+      down_columns(layout_, t.v_rows, keys.keys, t.v_paired, t.v_transposed[buffer]);
   const int64_t n = round_up<int64_t>(keys.keys, 16), padded = layout_.padded_keys(keys.keys);
   for (int64_t row = keys.row_begin; row < keys.row_end;) {
     const int64_t panel = row / kPanel, lane = row % kPanel;
@@ -353,8 +320,8 @@ void Forward::stream_keys(const Item& item, int64_t rows, const AttentionStreamK
     return {block(keys, base, i), kv.token_stride, count, whole ? block(then, other, i) : nullptr,
             kv.token_stride};
   };
-  KeyTiles tiles(*a_.pattern, item.tile, a_.kv_head_begin + item.kv_head, layout_.group, item.part,
-                 parts_);
+  KeyTiles tiles(*a_.pattern, item.tile, a_.kv_head_begin + item.kv_head, layout_.group,
+                 KeyJoining::kAny, item.part, parts_);
   KeyTile keys, next;
   for (bool more = tiles.next(&next); more;) {
     keys = next;

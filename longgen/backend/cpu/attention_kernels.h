@@ -65,7 +65,8 @@ struct AttentionPanel {
   AttentionProduct values;
 };
 
-// P = exp2(scale * S - lse), dS = P (dP - delta).
+// P = exp2(scale * S - lse), dS = P (dP - delta). Lanes come in multiples of 16, of 32 where units
+// are pairs.
 struct AttentionGradient {
   float* s;   // [keys, 64]
   float* dp;  // [keys, 64]
@@ -74,11 +75,19 @@ struct AttentionGradient {
   AttentionMask mask;
   const float* lse;  // [lanes], times log2(e); +inf: P is 0
   const float* delta;
-  uint32_t*
-      p_rows;  // left operands of depth lanes, 64 elements a row; may be s where units are f32
-  uint32_t* ds_rows;  // may be dp where units are f32
-  uint32_t*
-      ds_paired;  // right operand of depth padded_keys; null where units are f32: ds_rows serves
+  // Left operands of depth lanes, 64 elements a row; may be s and dp where units are f32.
+  uint32_t* p_rows;
+  uint32_t* ds_rows;
+  // Right operand of depth padded_keys; null where units are f32: ds_rows serves.
+  uint32_t* ds_paired;
+};
+
+// A panel of queries with a key tile, backward: s = K Q^T, dp = V dO^T, the gradient, and
+// dv += P dO, dk += dS Q, dq += K^T dS.
+struct AttentionGradientPanel {
+  AttentionProduct scores, dprobabilities;
+  AttentionGradient gradient;
+  AttentionProduct dv, dk, dq;
 };
 
 // A few query rows against keys where they lie (decode). T is float, or uint16_t for bf16. While
@@ -111,14 +120,16 @@ struct AttentionKernels {
   void (*end)();
 
   void (*product)(const AttentionProduct& args);
-  // One beat of a pipeline through which panels pass in order: softmax of `now`, and beside it the
-  // scores of `next` and the values of the panel before, `done`; each may be null. Kernels that
-  // overlap nothing do all of `next` at once and need one set of buffers; the others want s and p
-  // of neighbouring panels, and the values of three, to be apart.
+  // One beat of a pipeline through which panels pass in order: softmax (or the gradient) of `now`,
+  // and beside it the products of `next` that come before and those of the panel before, `done`,
+  // that come after; each may be null. Kernels that overlap nothing do all of `next` at once and
+  // need one set of buffers; the others want what a panel writes apart from what its neighbour
+  // does, and what three panels read.
   bool overlaps;
   void (*forward)(const AttentionPanel* done, const AttentionPanel* now,
                   const AttentionPanel* next);
-  void (*gradient)(const AttentionGradient& args);
+  void (*backward)(const AttentionGradientPanel* done, const AttentionGradientPanel* now,
+                   const AttentionGradientPanel* next);
 
   // dst[c * dst_row + r] = src[r * src_row + c]; rows and cols are multiples of 16.
   void (*transpose)(uint32_t* dst, int64_t dst_row, const uint32_t* src, int64_t src_row,

@@ -83,37 +83,62 @@ void whole_block(const AttentionProduct& p, int64_t i, int64_t j) {
   }
 }
 
-// A product cut into pieces.
+// A list of products, one after the other, cut into pieces.
 class ProductPieces {
  public:
-  explicit ProductPieces(const AttentionProduct* p) : p_(p) {}
-
-  int64_t count() const {
-    return p_ == nullptr ? 0 : (p_->m + 31) / 32 * ((p_->n + 31) / 32) * ((p_->depth + 15) / 16);
+  void add(const AttentionProduct& p) {
+    list_[size_++] = &p;
+    count_ += (p.m + 31) / 32 * ((p.n + 31) / 32) * ((p.depth + 15) / 16);
   }
-  LONGGEN_SIMD bool run_one() {
-    if (p_ == nullptr) return false;
-    if (i_ + 32 <= p_->m && j_ + 32 <= p_->n) {
-      if (k_ == 0) begin_block<2, 2>(*p_, i_, j_);
-      multiply_block<2, 2>(*p_, i_, j_, k_);
+  int64_t count() const { return count_; }
+
+  LONGGEN_SIMD void run_one() {
+    if (at_ == size_) return;
+    const AttentionProduct& p = *list_[at_];
+    if (i_ + 32 <= p.m && j_ + 32 <= p.n) {
+      if (k_ == 0) begin_block<2, 2>(p, i_, j_);
+      multiply_block<2, 2>(p, i_, j_, k_);
       k_ += 16;
-      if (k_ < p_->depth) return true;
-      end_block<2, 2>(*p_, i_, j_);
+      if (k_ < p.depth) return;
+      end_block<2, 2>(p, i_, j_);
       k_ = 0;
     } else {
-      edge_block(*p_, i_, j_);
+      edge_block(p, i_, j_);
     }
     j_ += 32;
-    if (j_ < p_->n) return true;
+    if (j_ < p.n) return;
     j_ = 0;
     i_ += 32;
-    if (i_ >= p_->m) p_ = nullptr;
-    return true;
+    if (i_ < p.m) return;
+    i_ = 0;
+    ++at_;
+  }
+  // Until the first `products` are done.
+  void finish(int products) {
+    while (at_ < products && at_ < size_) run_one();
+  }
+  void finish() { finish(size_); }
+
+ private:
+  const AttentionProduct* list_[5];
+  int size_ = 0, at_ = 0;
+  int64_t count_ = 0;
+  int64_t i_ = 0, j_ = 0, k_ = 0;
+};
+
+// Calls for pieces evenly over a number of steps.
+class EvenPieces {
+ public:
+  EvenPieces(ProductPieces& pieces, int64_t steps)
+      : pieces_(pieces), steps_(steps), count_(pieces.count()) {}
+  LONGGEN_SIMD void step() {
+    for (due_ += count_; due_ > 0; due_ -= steps_) pieces_.run_one();
   }
 
  private:
-  const AttentionProduct* p_;
-  int64_t i_ = 0, j_ = 0, k_ = 0;
+  ProductPieces& pieces_;
+  const int64_t steps_, count_;
+  int64_t due_ = 0;
 };
 
 void tile_product(const AttentionProduct& p) {
@@ -128,31 +153,40 @@ void tile_product(const AttentionProduct& p) {
   }
 }
 
-// Softmax of a panel with pieces of the values of the panel before and of the scores of the next.
+// Softmax of a panel with the values of the panel before and the scores of the next.
 void tile_forward(const AttentionPanel* done, const AttentionPanel* now,
                   const AttentionPanel* next) {
-  ProductPieces values(done == nullptr ? nullptr : &done->values);
-  ProductPieces scores(next == nullptr ? nullptr : &next->scores);
-  const auto finish_values = [&] {
-    while (values.run_one()) {
-    }
-  };
+  ProductPieces pieces;
+  if (done != nullptr) pieces.add(done->values);
+  const int before_scores = done != nullptr;
+  if (next != nullptr) pieces.add(next->scores);
   if (now != nullptr) {
-    const AttentionSoftmax& a = now->softmax;
-    const int64_t calls = a.keys / 4, pieces = values.count() + scores.count();
-    int64_t due = 0;  // calls times pieces
+    EvenPieces even(pieces, now->softmax.keys / 4);
     softmax_beside(
-        a,
-        [&] {
-          for (due += pieces; due > 0; due -= calls) {
-            if (!values.run_one()) scores.run_one();
-          }
-        },
-        finish_values);
+        now->softmax, [&] { even.step(); }, [&] { pieces.finish(before_scores); });
   }
-  finish_values();
-  while (scores.run_one()) {
+  pieces.finish();
+}
+
+// The gradient of a panel with the sums of the panel before and the scores of the next.
+void tile_backward(const AttentionGradientPanel* done, const AttentionGradientPanel* now,
+                   const AttentionGradientPanel* next) {
+  ProductPieces pieces;
+  if (done != nullptr) {
+    pieces.add(done->dv);
+    pieces.add(done->dk);
+    pieces.add(done->dq);
   }
+  if (next != nullptr) {
+    pieces.add(next->scores);
+    pieces.add(next->dprobabilities);
+  }
+  if (now != nullptr) {
+    const AttentionGradient& a = now->gradient;
+    EvenPieces even(pieces, a.keys / 4 * (a.lanes / kGradientLanes));
+    gradient_beside(a, [&] { even.step(); });
+  }
+  pieces.finish();
 }
 
 constexpr AttentionKernels tile_kernels() {
@@ -164,6 +198,7 @@ constexpr AttentionKernels tile_kernels() {
   kernels.product = tile_product;
   kernels.overlaps = true;
   kernels.forward = tile_forward;
+  kernels.backward = tile_backward;
   return kernels;
 }
 

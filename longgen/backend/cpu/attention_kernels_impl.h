@@ -201,45 +201,101 @@ void forward(const AttentionPanel*, const AttentionPanel*, const AttentionPanel*
   product(next->values);
 }
 
-LONGGEN_SIMD void store_row(uint32_t* rows, int64_t n, int64_t lane, Vf x) {
-  if constexpr (kBf16Units) {
-    store(reinterpret_cast<uint16_t*>(rows + n * (kPanel / 2)) + lane, x);
-  } else {
-    store_units(rows + n * kPanel + lane, x);
-  }
-}
-
 // What is rounded to bf16 is far from showing an error of 8e-5.
 constexpr int kGradientDegree = kBf16Units ? 3 : 5;
 
+// P and dS of key n in one vector of lanes.
 template <bool kMasked>
-LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane) {
-  const Vf lse = load(a.lse + lane), delta = load(a.delta + lane);
-  for (int64_t n = 0; n < a.keys; n += 2) {
-    Vf p[2], ds[2];
-    for (int h = 0; h < 2; ++h) {
-      const int64_t at = (n + h) * kPanel + lane;
-      p[h] = exp2<kGradientDegree>(load(a.s + at) * a.scale - lse);
-      if (kMasked) p[h] = masked(p[h], Vf{}, a.mask, lane, n + h);
-      ds[h] = p[h] * (load(a.dp + at) - delta);
-      store_row(a.p_rows, n + h, lane, p[h]);
-      store_row(a.ds_rows, n + h, lane, ds[h]);
-    }
-    if (a.ds_paired) store_paired(a.ds_paired, n, lane, ds[0], ds[1]);
-  }
+LONGGEN_SIMD void gradient_of(const AttentionGradient& a, int64_t n, int64_t lane, Vf lse, Vf delta,
+                              Vf* p, Vf* ds) {
+  const int64_t at = n * kPanel + lane;
+  *p = exp2<kGradientDegree>(load(a.s + at) * a.scale - lse);
+  if (kMasked) *p = masked(*p, Vf{}, a.mask, lane, n);
+  *ds = *p * (load(a.dp + at) - delta);
 }
 
-void gradient(const AttentionGradient& a) {
-  for (int64_t lane = 0; lane < a.lanes; lane += kLanes) {
-    if (a.mask.position) {
-      gradient_lanes<true>(a, lane);
+#if defined(__AVX512BF16__)
+
+// Two vectors of lanes in one register of bf16.
+LONGGEN_SIMD __m512i join(const Vf* x) {
+  return (__m512i)_mm512_cvtne2ps_pbh((__m512)x[1], (__m512)x[0]);
+}
+
+// Lane by lane (low, high) of 32 lanes, as two vectors of units.
+LONGGEN_SIMD void store_paired(uint32_t* to, __m512i low, __m512i high) {
+  // Within every 128 bits unpacking pairs four lanes of eight; the quarters are put in order then.
+  const __m512i first = _mm512_unpacklo_epi16(low, high), second = _mm512_unpackhi_epi16(low, high);
+  const __m512i one = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
+  const __m512i two = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi64(first, one, second));
+  _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi64(first, two, second));
+}
+
+// `beside` is called after every four keys of 32 lanes.
+template <bool kMasked, typename Beside>
+LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane, Beside beside) {
+  Vf lse[2], delta[2];
+  for (int v = 0; v < 2; ++v) {
+    lse[v] = load(a.lse + lane + v * kLanes);
+    delta[v] = load(a.delta + lane + v * kLanes);
+  }
+  for (int64_t n = 0; n < a.keys; n += 2) {
+    __m512i ds_of[2];
+    for (int h = 0; h < 2; ++h) {
+      Vf p[2], ds[2];
+      for (int v = 0; v < 2; ++v) {
+        gradient_of<kMasked>(a, n + h, lane + v * kLanes, lse[v], delta[v], &p[v], &ds[v]);
+      }
+      ds_of[h] = join(ds);
+      const int64_t at = ((n + h) * kPanel + lane) / 2;
+      _mm512_storeu_si512(a.p_rows + at, join(p));
+      _mm512_storeu_si512(a.ds_rows + at, ds_of[h]);
+    }
+    store_paired(a.ds_paired + n / 2 * kPanel + lane, ds_of[0], ds_of[1]);
+    if (n & 2) beside();
+  }
+}
+constexpr int64_t kGradientLanes = 32;
+
+#else
+
+template <bool kMasked, typename Beside>
+LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane, Beside) {
+  const Vf lse = load(a.lse + lane), delta = load(a.delta + lane);
+  for (int64_t n = 0; n < a.keys; ++n) {
+    Vf p, ds;
+    gradient_of<kMasked>(a, n, lane, lse, delta, &p, &ds);
+    store_units(a.p_rows + n * kPanel + lane, p);
+    store_units(a.ds_rows + n * kPanel + lane, ds);
+  }
+}
+constexpr int64_t kGradientLanes = kLanes;
+
+#endif
+
+template <typename Beside>
+LONGGEN_SIMD void gradient_beside(const AttentionGradient& a, Beside beside) {
+  for (int64_t lane = 0; lane < a.lanes; lane += kGradientLanes) {
+    if (a.mask.position != nullptr) {
+      gradient_lanes<true>(a, lane, beside);
     } else {
-      gradient_lanes<false>(a, lane);
+      gradient_lanes<false>(a, lane, beside);
     }
   }
   if (a.ds_paired && a.padded_keys > a.keys) {
     zero_paired(a.ds_paired, a.keys, a.padded_keys, a.lanes);
   }
+}
+
+void backward(const AttentionGradientPanel*, const AttentionGradientPanel*,
+              const AttentionGradientPanel* next) {
+  if (next == nullptr) return;
+  product(next->scores);
+  product(next->dprobabilities);
+  gradient_beside(next->gradient, [] {});
+  product(next->dv);
+  product(next->dk);
+  product(next->dq);
 }
 
 // --- layouts ---
@@ -336,7 +392,7 @@ constexpr AttentionKernels attention_kernels() {
           .product = product,
           .overlaps = false,
           .forward = forward,
-          .gradient = gradient,
+          .backward = backward,
           .transpose = transpose,
           .pair_rows = pair_rows,
           .load_f32 = load_f32,

@@ -55,8 +55,8 @@ void append_query_tiles(std::vector<QueryTile>& tiles, int64_t sequence, int64_t
 }
 
 KeyTiles::KeyTiles(const AttentionPattern& pattern, const QueryTile& tile, int64_t kv_head,
-                   int64_t group, int64_t part, int64_t parts)
-    : pattern_(pattern), tile_(tile), kv_head_(kv_head), group_(group) {
+                   int64_t group, KeyJoining joining, int64_t part, int64_t parts)
+    : pattern_(pattern), tile_(tile), kv_head_(kv_head), group_(group), joining_(joining) {
   const int64_t size = pattern.block_size;
   ranges_ = pattern.key_blocks(tile.begin / size, (tile.end - 1) / size + 1, kv_head);
   int64_t total = 0;
@@ -117,12 +117,14 @@ KeyTile KeyTiles::single(int64_t block) const {
 }
 
 bool KeyTiles::joins(const KeyTile& tile, const KeyTile& next) const {
-  const int64_t keys = tile.keys + next.keys, last = tile.blocks[tile.count - 1];
+  const int64_t keys = tile.keys + next.keys;
+  const bool neighbours = next.blocks[0] == tile.blocks[tile.count - 1] + 1;
+  if (joining_ == KeyJoining::kNeighbours && !neighbours) return false;
   if (!tile.masked && !next.masked && tile.row_begin == next.row_begin &&
       tile.row_end == next.row_end) {
     return keys <= kMaxTileKeys;
   }
-  return keys <= kMaxMaskedKeys && next.blocks[0] == last + 1 && tile.windowed == next.windowed;
+  return keys <= kMaxMaskedKeys && neighbours && tile.windowed == next.windowed;
 }
 
 bool KeyTiles::next(KeyTile* out) {

@@ -43,6 +43,8 @@ struct AttentionLayout {
     return round_up<int64_t>(keys, std::max<int64_t>(kernels.depth_multiple, 16));
   }
   int64_t panels() const { return tile_rows / kPanel; }
+  // Rows that see a key tile are taken in multiples of this.
+  int64_t lane_step() const { return kernels.bf16_units ? 32 : 16; }
 };
 
 // Queries at positions [begin, end) of a sequence; row r is position base + r / group, head
@@ -101,12 +103,15 @@ struct RowMasks {
                    int64_t row) const;
 };
 
+// Which blocks may share a key tile.
+enum class KeyJoining : uint8_t { kAny, kNeighbours };
+
 // The key tiles of a query tile in a fixed order; next() gives them one by one. With parts > 1 only
 // those of the part-th of that many even pieces.
 class KeyTiles {
  public:
   KeyTiles(const AttentionPattern& pattern, const QueryTile& tile, int64_t kv_head, int64_t group,
-           int64_t part = 0, int64_t parts = 1);
+           KeyJoining joining, int64_t part = 0, int64_t parts = 1);
   bool next(KeyTile* out);
 
  private:
@@ -117,10 +122,48 @@ class KeyTiles {
   const AttentionPattern& pattern_;
   const QueryTile& tile_;
   int64_t kv_head_, group_;
+  KeyJoining joining_;
   std::vector<BlockRange> ranges_;
   size_t range_ = 0;
   int64_t range_first_ = 0;   // index of the current range's first block
   int64_t at_ = 0, end_ = 0;  // of the blocks in the order of the ranges
+};
+
+// Panels in the kernels' pipeline: of one the results are summed, of one the exponentials are
+// taken, of one the scores are computed.
+constexpr int64_t kPipelinePanels = 3;
+// Buffers that neighbouring panels write.
+constexpr int64_t kPipelineBuffers = 2;
+
+// Passes panels (AttentionPanel, AttentionGradientPanel) to the kernels in order.
+template <typename Panel>
+class Pipeline {
+ public:
+  using Beat = void (*)(const Panel* done, const Panel* now, const Panel* next);
+
+  Pipeline(const AttentionKernels& kernels, Beat beat) : overlaps_(kernels.overlaps), beat_(beat) {}
+  // Which of the buffers the next panel writes.
+  int64_t buffer() const { return overlaps_ ? next_ % kPipelineBuffers : 0; }
+  void push(const Panel& panel) {
+    slots_[next_ % kPipelinePanels] = panel;
+    beat_(slot(next_ - 2), slot(next_ - 1), slot(next_));
+    ++next_;
+  }
+  void drain() {
+    if (overlaps_) {
+      beat_(slot(next_ - 2), slot(next_ - 1), nullptr);
+      beat_(slot(next_ - 1), nullptr, nullptr);
+    }
+    next_ = 0;
+  }
+
+ private:
+  const Panel* slot(int64_t i) const { return i < 0 ? nullptr : &slots_[i % kPipelinePanels]; }
+
+  const bool overlaps_;
+  const Beat beat_;
+  Panel slots_[kPipelinePanels];
+  int64_t next_ = 0;
 };
 
 // Between its construction and destruction the thread may run products.

@@ -1,0 +1,71 @@
+// How attention's backward is cut into work: parts of query tiles, and what a thread needs for
+// them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "longgen/backend/cpu/attention_tiles.h"
+
+namespace longgen {
+
+AttentionLayout backward_layout(CpuIsa isa, DType dtype, int64_t head_dim, int64_t group);
+
+// Tokens of a query tile for sequences of `rows` tokens in all, whose tiles are cut into `parts`.
+int64_t backward_tile_tokens(const AttentionLayout& layout, const AttentionPattern& pattern,
+                             int64_t rows, int64_t parts);
+
+// Rows of an accumulator of dk or dv for `rows` tokens: the last key tile is whole sixteens.
+constexpr int64_t accumulator_rows(int64_t rows) { return rows + 16; }
+
+// Ascending, without empty ones. Throws Error where two overlap.
+std::vector<DocumentRange> sorted_documents(std::span<const DocumentRange> documents);
+
+// A contiguous run of query tiles, and the rows whose dk and dv they may touch.
+struct BackwardPart {
+  size_t tile_begin = 0, tile_end = 0;
+  int64_t row_begin = 0, row_end = 0;
+};
+
+// Cuts the tiles into `count` parts where the work of those before reaches the next share.
+std::vector<BackwardPart> cut_into_parts(const std::vector<QueryTile>& tiles,
+                                         const std::vector<DocumentRange>& documents,
+                                         const AttentionPattern& pattern, int64_t kv_head,
+                                         int64_t count);
+
+// What a thread needs, in its piece of the workspace.
+struct BackwardScratch {
+  // Of the query tile, a panel after the other.
+  uint32_t* q_columns;  // [row_units, 64]
+  uint32_t* dout_columns;
+  uint32_t* q_paired;  // [64, row_units] or [32, head_dim]
+  uint32_t* dout_paired;
+  float* dq;     // [head_dim, 64]
+  float* lse;    // [tile_rows], times log2(e); +inf in padding
+  float* delta;  // [tile_rows] sum of dout * out
+  RowMasks masks;
+  // Of the key tile.
+  uint32_t* k_rows;  // [kMaxTileKeys, row]
+  uint32_t* v_rows;
+  uint32_t* k_paired;
+  uint32_t* k_transposed[kPipelinePanels];  // of the last key tiles
+  // Of a panel with the key tile.
+  struct Buffers {
+    float* s;  // [kMaxTileKeys, 64]
+    float* dp;
+    uint32_t* p_rows;
+    uint32_t* ds_rows;
+    uint32_t* ds_paired;
+    float* lse_masked;  // [64]
+  } buffers[kPipelineBuffers];
+  uint32_t* rows;  // [64, row] f32
+
+  BackwardScratch(const AttentionLayout& layout, std::byte* workspace, int64_t thread);
+  BackwardScratch(const AttentionLayout& layout, Pieces pieces);
+
+  int64_t bytes;
+};
+int64_t backward_scratch_bytes(const AttentionLayout& layout);
+
+}  // namespace longgen
