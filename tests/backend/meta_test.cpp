@@ -9,10 +9,10 @@ Tensor f32(std::initializer_list<int64_t> shape) { return Tensor(nullptr, DType:
 
 TEST(Meta, CountsProductsOfNullTensors) {
   const auto meta = make_meta_backend(DType::kF32, nullptr);
-  meta->linear_forward(f32({10, 4}), f32({10, 3}), {.data = f32({4, 3})}, Tensor(), false);
+  meta->linear_forward(f32({10, 4}), f32({10, 3}), f32({4, 3}), Tensor(), false);
   EXPECT_EQ(meta->counts().flops, 2 * 10 * 4 * 3);
   EXPECT_EQ(meta->counts().bytes_moved, 4 * (40 + 30 + 12));
-  meta->linear_backward_input(f32({10, 3}), f32({10, 4}), {.data = f32({4, 3})}, false);
+  meta->linear_backward_input(f32({10, 3}), f32({10, 4}), f32({4, 3}), false);
   meta->linear_backward_weight(f32({4, 3}), f32({10, 4}), f32({10, 3}));
   EXPECT_EQ(meta->counts().flops, 3 * 2 * 10 * 4 * 3);
   EXPECT_EQ(meta->counts().dense_flops, meta->counts().flops);
@@ -61,7 +61,7 @@ TEST(Meta, CountsUnmaskedPairsOfAttention) {
 TEST(Meta, StillChecksShapes) {
   const auto meta = make_meta_backend(DType::kF32, nullptr);
   EXPECT_THROW(
-      meta->linear_forward(f32({10, 4}), f32({10, 5}), {.data = f32({4, 3})}, Tensor(), false),
+      meta->linear_forward(f32({10, 4}), f32({10, 5}), f32({4, 3}), Tensor(), false),
       Error);
   EXPECT_THROW(meta->add(f32({3}), f32({3}), f32({4})), Error);
   EXPECT_FALSE(meta->supports(DType::kBF16));

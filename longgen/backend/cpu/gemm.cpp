@@ -37,9 +37,7 @@ const GemmKernels& bf16_kernels(CpuIsa isa) {
       return kGemmBf16Avx2;
     case CpuIsa::kAvx512:
       return kGemmBf16Avx512;
-    case CpuIsa::kAmx:
-      return kGemmBf16Amx;
-    default:
+    default:  // tiles are gemm_tiles.h
       return kGemmBf16Avx512Bf16;
   }
 }
@@ -87,6 +85,7 @@ struct Gemm::Plan {
 Gemm::Gemm(CpuContext context)
     : context_(context), f32_(f32_kernels(context.isa)), bf16_(bf16_kernels(context.isa)) {
   for (int i = 0; i < context.pool.size(); ++i) threads_.push_back(std::make_unique<ThreadState>());
+  if (context.isa == CpuIsa::kAmx) tiles_ = std::make_unique<TileGemm>(context);
 }
 
 void Gemm::run(const GemmArgs& args) {
@@ -100,7 +99,13 @@ void Gemm::run(const GemmArgs& args) {
     bias = wide;
   }
   const bool in_place = args.m <= kFewRows && args.a.k_contiguous && args.b.k_contiguous;
-  in_place ? run_few(args, bias) : run_packed(args, bias);
+  if (in_place) {
+    run_few(args, bias);
+  } else if (tiles_ && args.dtype == DType::kBF16) {
+    tiles_->run(args, bias);
+  } else {
+    run_packed(args, bias);
+  }
 }
 
 void Gemm::run_few(const GemmArgs& args, const float* bias) {

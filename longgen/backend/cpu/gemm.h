@@ -11,6 +11,7 @@
 
 #include "longgen/backend/cpu/cpu_context.h"
 #include "longgen/backend/cpu/gemm_kernels.h"
+#include "longgen/backend/cpu/gemm_tiles.h"
 #include "longgen/backend/cpu/scratch.h"
 #include "longgen/tensor/dtype.h"
 
@@ -58,6 +59,7 @@ class Gemm {
   const GemmKernels& bf16_;
   Scratch bias_, a_, sums_;
   std::vector<std::unique_ptr<ThreadState>> threads_;
+  std::unique_ptr<TileGemm> tiles_;  // where the instruction set has them
 };
 
 }  // namespace longgen

@@ -34,7 +34,8 @@ LONGGEN_SIMD __m512i load_k(const uint16_t* vector, int64_t k, int64_t n, int64_
   return _mm512_maskz_loadu_epi16(mask, vector + k);
 }
 
-void pack_pairs(void* to, const PackSource& source, int64_t count, int64_t width, int64_t depth) {
+[[maybe_unused]] void pack_pairs(void* to, const PackSource& source, int64_t count, int64_t width,
+                                 int64_t depth) {
   uint32_t* panel = static_cast<uint32_t*>(to);
   const int64_t pairs = (depth + 1) / 2;
   if (source.k_contiguous) {

@@ -3,7 +3,7 @@
 //
 // C = A B with A [m, k] cut into panels of `mr` rows and B [k, n] into panels of `nr` columns.
 // Packed panels hold, for every step of k, the panel's values side by side; bf16 instructions eat k
-// in pairs (k_unit 2), AMX tiles in 32s.
+// in pairs (k_unit 2).
 #pragma once
 
 #include <cstdint>
@@ -48,7 +48,6 @@ struct GemmKernels {
 
 extern const GemmKernels kGemmF32Portable, kGemmF32Avx2, kGemmF32Avx512;
 // bf16 in memory. Those without bf16 instructions widen while packing.
-extern const GemmKernels kGemmBf16Portable, kGemmBf16Avx2, kGemmBf16Avx512, kGemmBf16Avx512Bf16,
-    kGemmBf16Amx;
+extern const GemmKernels kGemmBf16Portable, kGemmBf16Avx2, kGemmBf16Avx512, kGemmBf16Avx512Bf16;
 
 }  // namespace longgen
