@@ -14,6 +14,7 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -33,7 +34,7 @@ enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu };
 struct WeightView {
   WeightView() = default;
   // A plain one. Implicit: most tables and weights are.
-  WeightView(Tensor plain) : data(std::move(plain)) {}  // NOLINT(google-explicit-constructor)
+  WeightView(const std::convertible_to<Tensor> auto& plain) : data(plain) {}
   // A quantised one: `bytes` u8 [quantized::weight_bytes(scheme, n, k)], laid out as
   // weight_scheme.h says.
   WeightView(Tensor bytes, WeightScheme s, int64_t n, int64_t k)
@@ -124,6 +125,8 @@ class Backend {
   // For people: "cpu (avx512-bf16, 2 threads)".
   virtual std::string description() const = 0;
   virtual bool supports(DType activation) const = 0;
+  // Whether weights may be stored so.
+  virtual bool supports_scheme(WeightScheme scheme) const { return scheme == WeightScheme::kPlain; }
   // The dtype that commands take when none is asked for: the fastest that the device computes in.
   virtual DType preferred_dtype() const { return DType::kF32; }
   virtual MemoryResource& memory() = 0;

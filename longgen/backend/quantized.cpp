@@ -30,42 +30,56 @@ uint16_t get_f16(const uint8_t* from, int64_t row) {
 
 double f16_value(uint16_t bits) { return static_cast<double>(f16_to_float(f16{bits})); }
 
-// Where the code of a row and column of a block lies, see weight_scheme.h.
-struct CodePlace {
-  CodePlace(const Layout& l, int64_t row, int64_t column) {
-    const int64_t half = row / kHalfRows, in_row = 4 * (row % kHalfRows) + column % 4;
-    const int64_t g = column / 4;
-    if (l.bits == 8) {
-      at = (half * 8 + g) * 64 + in_row;
-      return;
-    }
-    at = (half * 4 + g % 4) * 64 + in_row;
-    shift = g < 4 ? 0 : 4;
-    high_at = 512 + (half * 2 + g / 4) * 64 + in_row;
-    high_shift = static_cast<int>(2 * (g % 4));
-  }
-  int64_t at, high_at = 0;
-  int shift = 0, high_shift = 0;
-};
-
-void put_code(const Layout& l, uint8_t* codes, int64_t row, int64_t column, int code) {
-  const CodePlace place(l, row, column);
+// The 32 codes of a row of a block, see weight_scheme.h. Every byte belongs to one row.
+void put_codes(const Layout& l, uint8_t* at, int64_t row, const uint8_t* codes) {
+  const int64_t half = row / kHalfRows, in_row = 4 * (row % kHalfRows);
   if (l.bits == 8) {
-    codes[place.at] = static_cast<uint8_t>(code);
+    for (int64_t g = 0; g < 8; ++g) {
+      std::memcpy(at + (half * 8 + g) * 64 + in_row, codes + 4 * g, 4);
+    }
     return;
   }
-  codes[place.at] |= static_cast<uint8_t>((code & 15) << place.shift);
-  if (l.bits == 6) {
-    codes[place.high_at] |= static_cast<uint8_t>((code >> 4 & 3) << place.high_shift);
+  for (int64_t g = 0; g < 4; ++g) {
+    for (int64_t j = 4 * g; j < 4 * g + 4; ++j) {
+      at[(half * 4 + g) * 64 + in_row + j % 4] =
+          static_cast<uint8_t>((codes[j] & 15) | (codes[j + 16] & 15) << 4);
+    }
+  }
+  if (l.bits != 6) return;
+  for (int64_t u = 0; u < 2; ++u) {
+    for (int64_t j = 0; j < 4; ++j) {
+      int bits = 0;
+      for (int64_t s = 0; s < 4; ++s) bits |= (codes[16 * u + 4 * s + j] >> 4 & 3) << (2 * s);
+      at[512 + (half * 2 + u) * 64 + in_row + j] = static_cast<uint8_t>(bits);
+    }
   }
 }
 
-uint8_t get_code(const Layout& l, const uint8_t* codes, int64_t row, int64_t column) {
-  const CodePlace place(l, row, column);
-  if (l.bits == 8) return codes[place.at];
-  const int low = codes[place.at] >> place.shift & 15;
-  const int high = l.bits == 6 ? codes[place.high_at] >> place.high_shift & 3 : 0;
-  return static_cast<uint8_t>(low | high << 4);
+void get_codes(const Layout& l, const uint8_t* at, int64_t row, uint8_t* codes) {
+  const int64_t half = row / kHalfRows, in_row = 4 * (row % kHalfRows);
+  if (l.bits == 8) {
+    for (int64_t g = 0; g < 8; ++g) {
+      std::memcpy(codes + 4 * g, at + (half * 8 + g) * 64 + in_row, 4);
+    }
+    return;
+  }
+  for (int64_t g = 0; g < 4; ++g) {
+    for (int64_t j = 4 * g; j < 4 * g + 4; ++j) {
+      const uint8_t both = at[(half * 4 + g) * 64 + in_row + j % 4];
+      codes[j] = both & 15;
+      codes[j + 16] = both >> 4;
+    }
+  }
+  if (l.bits != 6) return;
+  for (int64_t u = 0; u < 2; ++u) {
+    for (int64_t j = 0; j < 4; ++j) {
+      const int bits = at[512 + (half * 2 + u) * 64 + in_row + j];
+      for (int64_t s = 0; s < 4; ++s) {
+        uint8_t& code = codes[16 * u + 4 * s + j];
+        code = static_cast<uint8_t>(code | (bits >> (2 * s) & 3) << 4);
+      }
+    }
+  }
 }
 
 double value(WeightScheme scheme, const RowBlock& b, int64_t i) {
@@ -119,9 +133,7 @@ void store_block(const WeightView& w, int64_t row, int64_t index, const RowBlock
       at[row] = block.scales[static_cast<size_t>(2 * i)];
       at[32 + row] = block.scales[static_cast<size_t>(2 * i + 1)];
     }
-    for (int64_t c = 0; c < kBlock; ++c) {
-      put_code(l, at + l.codes_at, row, c, block.codes[static_cast<size_t>(kBlock * i + c)]);
-    }
+    put_codes(l, at + l.codes_at, row, block.codes.data() + kBlock * i);
   }
 }
 
@@ -144,9 +156,7 @@ RowBlock load_block(const WeightView& w, int64_t row, int64_t index) {
       block.scales[static_cast<size_t>(2 * i)] = at[row];
       block.scales[static_cast<size_t>(2 * i + 1)] = at[32 + row];
     }
-    for (int64_t c = 0; c < kBlock; ++c) {
-      block.codes[static_cast<size_t>(kBlock * i + c)] = get_code(l, at + l.codes_at, row, c);
-    }
+    get_codes(l, at + l.codes_at, row, block.codes.data() + kBlock * i);
   }
   return block;
 }

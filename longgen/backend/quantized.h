@@ -28,7 +28,7 @@ struct RowBlock {
   std::array<uint8_t, 256> codes{};
 };
 
-// Block `index` of `row`. The weight's bytes were zero before the first store.
+// Block `index` of `row`. Different rows may be stored at the same time.
 void store_block(const WeightView& w, int64_t row, int64_t index, const RowBlock& block);
 RowBlock load_block(const WeightView& w, int64_t row, int64_t index);
 

@@ -16,14 +16,17 @@ class Embedding {
  public:
   explicit Embedding(const ParameterSet& weights)
       : tokens_(Parameter::find(weights, "model.embed_tokens.weight")),
-        positions_(Parameter::find(weights, "model.embed_positions.weight")) {}
+        positions_(Parameter::find(weights, "model.embed_positions.weight")),
+        token_table_(weights.view(static_cast<size_t>(tokens_.index))) {
+    if (has_positions()) position_table_ = weights.view(static_cast<size_t>(positions_.index));
+  }
 
   bool has_positions() const { return positions_.value.defined(); }
 
   void forward(Backend& backend, const Tensor& out, const EmbeddingIds& ids) const {
-    backend.embedding_forward(out, tokens_.value, ids.tokens, /*accumulate=*/false);
+    backend.embedding_forward(out, token_table_, ids.tokens, /*accumulate=*/false);
     if (has_positions()) {
-      backend.embedding_forward(out, positions_.value, ids.learned, /*accumulate=*/true);
+      backend.embedding_forward(out, position_table_, ids.learned, /*accumulate=*/true);
     }
   }
 
@@ -36,6 +39,7 @@ class Embedding {
 
  private:
   Parameter tokens_, positions_;
+  WeightView token_table_, position_table_;
 };
 
 }  // namespace longgen::model

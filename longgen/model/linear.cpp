@@ -6,7 +6,7 @@ Linear::Linear(const ParameterSet& weights, const std::string& name)
     : weight_(Parameter::find(weights, name + ".weight")),
       bias_(Parameter::find(weights, name + ".bias")) {
   require(weight_.value.defined(), "the model has no parameter {}.weight", name);
-  view_.data = weight_.value;
+  view_ = weights.view(static_cast<size_t>(weight_.index));
 }
 
 void Linear::forward(Backend& backend, const Tensor& y, const Tensor& x, bool accumulate) const {

@@ -1,9 +1,11 @@
 #include "longgen/model/weights.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <numbers>
 
+#include "longgen/backend/quantized.h"
 #include "longgen/base/checked.h"
 #include "longgen/base/error.h"
 #include "longgen/base/rng.h"
@@ -61,10 +63,18 @@ void SpecList::layer(int64_t index) {
   linear(mlp + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias, 1);
 }
 
-int64_t set_bytes(const std::vector<ParamSpec>& specs, DType dtype) {
+int64_t stored_bytes(const ParamSpec& spec, DType dtype, WeightScheme scheme) {
+  if (scheme == WeightScheme::kPlain) return checked_mul(spec.numel(), dtype_size(dtype));
+  require(spec.shape.size() == 2, "{} is no matrix; it cannot be {}", spec.name,
+          quantized::scheme_name(scheme));
+  return quantized::weight_bytes(scheme, spec.shape[0], spec.shape[1]);
+}
+
+int64_t set_bytes(const std::vector<ParamSpec>& specs, DType dtype,
+                  const std::vector<WeightScheme>& schemes) {
   int64_t bytes = 0;
-  for (const ParamSpec& spec : specs) {
-    const int64_t own = checked_mul(spec.numel(), dtype_size(dtype));
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const int64_t own = stored_bytes(specs[i], dtype, schemes[i]);
     bytes = checked_add(bytes, checked_add<int64_t>(own, 63) / 64 * 64);
   }
   return bytes;
@@ -138,13 +148,37 @@ int64_t parameter_count(const ModelConfig& config) {
 }
 
 ParameterSet::ParameterSet(std::string what, const ModelConfig& config, DType dtype,
-                           MemoryResource& memory)
-    : dtype_(dtype), specs_(param_specs(config)) {
-  arena_ = std::make_unique<Arena>(std::move(what), memory, set_bytes(specs_, dtype));
+                           MemoryResource& memory, std::span<const WeightScheme> schemes)
+    : dtype_(dtype), specs_(param_specs(config)), schemes_(schemes.begin(), schemes.end()) {
+  if (schemes_.empty()) schemes_.assign(specs_.size(), WeightScheme::kPlain);
+  require(schemes_.size() == specs_.size(), "{}: {} schemes for {} parameters", what,
+          schemes_.size(), specs_.size());
+  arena_ = std::make_unique<Arena>(std::move(what), memory, set_bytes(specs_, dtype, schemes_));
   for (size_t i = 0; i < specs_.size(); ++i) {
-    tensors_.push_back(arena_->allocate(specs_[i].name, dtype, specs_[i].shape));
-    index_[specs_[i].name] = i;
+    const ParamSpec& spec = specs_[i];
+    tensors_.push_back(
+        schemes_[i] == WeightScheme::kPlain
+            ? arena_->allocate(spec.name, dtype, spec.shape)
+            : arena_->allocate(spec.name, DType::kU8, {stored_bytes(spec, dtype, schemes_[i])}));
+    index_[spec.name] = i;
   }
+}
+
+WeightView ParameterSet::view(size_t i) const {
+  if (schemes_[i] == WeightScheme::kPlain) return tensors_[i];
+  return {tensors_[i], schemes_[i], specs_[i].shape[0], specs_[i].shape[1]};
+}
+
+std::string ParameterSet::description() const {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < specs_.size(); ++i) {
+    if (specs_[i].shape.size() < 2) continue;
+    const std::string name(schemes_[i] == WeightScheme::kPlain
+                               ? dtype_name(dtype_)
+                               : quantized::scheme_name(schemes_[i]));
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  }
+  return fmt::format("{}", fmt::join(names, ", "));
 }
 
 int64_t ParameterSet::index_of(std::string_view name) const {
@@ -167,6 +201,12 @@ void ParameterSet::set_trainable(std::string_view name, bool trainable) {
   const int64_t i = index_of(name);
   require(i >= 0, "the model has no parameter {}", name);
   specs_[static_cast<size_t>(i)].trainable = trainable;
+}
+
+void copy_parameters(Backend& backend, const ParameterSet& to, const ParameterSet& from) {
+  require(to.tensors().size() == from.tensors().size(), "parameters of different models: {} and {}",
+          to.tensors().size(), from.tensors().size());
+  for (size_t i = 0; i < to.tensors().size(); ++i) backend.copy(to.tensors()[i], from.tensors()[i]);
 }
 
 void initialize(const ModelConfig& config, uint64_t seed, const ParameterSet& weights) {

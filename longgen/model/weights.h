@@ -5,10 +5,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "longgen/backend/backend.h"
 #include "longgen/model/config.h"
 #include "longgen/tensor/arena.h"
 
@@ -32,15 +34,24 @@ std::vector<ParamSpec> param_specs(const ModelConfig& config);
 int64_t parameter_count(const ModelConfig& config);
 
 // One tensor per ParamSpec, in one arena. The same class holds weights, gradients, masters and
-// moments: they differ in dtype alone.
+// moments: they differ in dtype alone. Weights that only serve may be quantised.
 class ParameterSet {
  public:
-  // Allocates; contents are zero. `what` ("weights", "gradients") names them in reports.
-  ParameterSet(std::string what, const ModelConfig& config, DType dtype, MemoryResource& memory);
+  // Allocates; contents are zero. `what` ("weights", "gradients") names them in reports. `schemes`
+  // says for each spec how it is stored; empty: all plain.
+  ParameterSet(std::string what, const ModelConfig& config, DType dtype, MemoryResource& memory,
+               std::span<const WeightScheme> schemes = {});
 
+  // Of the plain parameters, and of the activations that go with them.
   DType dtype() const { return dtype_; }
   const std::vector<ParamSpec>& specs() const { return specs_; }
+  // The bytes (u8) of a quantised one.
   const std::vector<Tensor>& tensors() const { return tensors_; }
+  // Parameter i as products take it: a matrix.
+  WeightView view(size_t i) const;
+  WeightScheme scheme(size_t i) const { return schemes_[i]; }
+  // "bf16", or "Q4_1, Q8_0, bf16": how the matrices are stored, in order of appearance.
+  std::string description() const;
   // Throws Error when there is no such parameter.
   const Tensor& operator[](std::string_view name) const;
   // Undefined tensor when there is none.
@@ -55,10 +66,14 @@ class ParameterSet {
  private:
   DType dtype_;
   std::vector<ParamSpec> specs_;
+  std::vector<WeightScheme> schemes_;  // one a spec
   std::vector<Tensor> tensors_;
   std::map<std::string, size_t, std::less<>> index_;
   std::unique_ptr<Arena> arena_;
 };
+
+// Every parameter of `to` from that of `from`, of the same model; dtypes and devices may differ.
+void copy_parameters(Backend& backend, const ParameterSet& to, const ParameterSet& from);
 
 // Normal(0, 0.02), output projections of a residual branch scaled by 1 / sqrt(2 layers), norms 1,
 // biases 0; each element from its own counter (seed, tensor, element), so the same for every dtype.

@@ -190,7 +190,7 @@ TEST(Reference, RefusesOtherTypesAndShapesByName) {
   std::vector<float> floats(4);
   RandomTensor x({2, 3}, 1), w({4, 2}, 2), y({2, 4}, 3);
   const Tensor wrong(floats.data(), DType::kF32, {1, 4});
-  EXPECT_THAT(message_of([&] { backend->linear_forward(y, x, {.data = w}, Tensor(), false); }),
+  EXPECT_THAT(message_of([&] { backend->linear_forward(y, x, w, Tensor(), false); }),
               HasSubstr("linear weight is [4, 2] f64, but [4, 3] f64"));
   EXPECT_THAT(message_of([&] { backend->add(wrong, x, x); }), HasSubstr("add out is [1, 4] f32"));
   std::vector<int32_t> ids = {0, 9};

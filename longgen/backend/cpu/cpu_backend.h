@@ -23,6 +23,7 @@ class CpuBackend : public Backend {
   bool supports(DType activation) const override {
     return activation == DType::kF32 || activation == DType::kBF16;
   }
+  bool supports_scheme(WeightScheme) const override { return true; }
   DType preferred_dtype() const override;
   MemoryResource& memory() override { return memory_; }
 

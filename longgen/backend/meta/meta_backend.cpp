@@ -18,6 +18,7 @@ class Meta : public MetaBackend {
     return fmt::format("meta ({}, counts only)", dtype_name(activation_));
   }
   bool supports(DType activation) const override { return activation == activation_; }
+  bool supports_scheme(WeightScheme) const override { return true; }
   MemoryResource& memory() override { return memory_; }
 
   void zero(const Tensor& x) override { call({&x}); }

@@ -48,6 +48,9 @@ class Profile : public ProfilingBackend {
 
   std::string description() const override { return inner_.description(); }
   bool supports(DType activation) const override { return inner_.supports(activation); }
+  bool supports_scheme(WeightScheme scheme) const override {
+    return inner_.supports_scheme(scheme);
+  }
   DType preferred_dtype() const override { return inner_.preferred_dtype(); }
   MemoryResource& memory() override { return inner_.memory(); }
 

@@ -83,6 +83,7 @@ class ReferenceBackend : public Backend {
  public:
   std::string description() const override { return "reference (fp64, 1 thread)"; }
   bool supports(DType activation) const override { return activation == kF64; }
+  bool supports_scheme(WeightScheme) const override { return true; }
   MemoryResource& memory() override { return memory_; }
 
   void zero(const Tensor& x) override {
@@ -181,8 +182,8 @@ class ReferenceBackend : public Backend {
                       const Tensor& bias, bool accumulate) override {
     const int64_t rows = x.dim(0), k = x.dim(1), n = weight.n();
     expect("linear y", y, kF64, {rows, n});
-    expect("linear x", x, kF64, {rows, weight.k()});
     if (weight.is_plain()) expect("linear weight", weight.data, kF64, {n, k});
+    expect("linear x", x, kF64, {rows, weight.k()});
     if (bias.defined()) expect("linear bias", bias, kF64, {n});
     std::vector<double> values;
     for (int64_t j = 0; j < n; ++j) {
