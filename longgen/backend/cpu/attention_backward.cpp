@@ -223,8 +223,8 @@ void Backward::run_key_tile(const KeyTile& keys, int64_t index, const QueryTile&
   const KvView k = view_of(a_.k, tile), v = view_of(a_.v, tile);
   load_key_rows(layout_, t.k_rows, keys, k, k.keys, block_size, kv_head);
   load_key_rows(layout_, t.v_rows, keys, v, v.keys, block_size, kv_head);
-  const LeftOperand k_down = down_columns(layout_, t.k_rows, keys.keys, t.k_paired,
-                                          t.k_transposed[index % kPipelinePanels]);
+  const LeftOperand k_down =
+      down_columns(layout_, t.k_rows, keys.keys, t.k_units[pipeline.tile_buffer(index)]);
   float* dk = slot + (document(tile).row_begin + keys.blocks[0] * block_size) * layout_.head_dim;
   const int64_t step = layout_.lane_step(), end = round_up(keys.row_end, step);
   for (int64_t row = keys.row_begin / step * step; row < end;) {

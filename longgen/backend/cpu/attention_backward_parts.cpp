@@ -19,10 +19,7 @@ AttentionLayout backward_layout(CpuIsa isa, DType dtype, int64_t head_dim, int64
 
 int64_t backward_tile_tokens(const AttentionLayout& layout, const AttentionPattern& pattern,
                              int64_t rows, int64_t parts) {
-  const int64_t most = tile_tokens_for(pattern, layout.tile_tokens);
-  if (parts == 1) return most;
-  const int64_t even = round_up<int64_t>(rows / (parts * kTilesPerPart), 16);
-  return std::clamp<int64_t>(even, std::min<int64_t>(most, 64), most);
+  return tile_tokens_for(pattern, rows, parts == 1 ? 1 : parts * kTilesPerPart, layout.tile_tokens);
 }
 
 std::vector<DocumentRange> sorted_documents(std::span<const DocumentRange> documents) {
@@ -78,10 +75,7 @@ BackwardScratch::BackwardScratch(const AttentionLayout& l, Pieces pieces)
   delta = pieces.take<float>(l.tile_rows);
   k_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
   v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
-  k_paired = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
-  for (uint32_t*& x : k_transposed) {
-    x = pieces.take<uint32_t>(l.kernels.rows_only ? kMaxTileKeys / 2 * l.head_dim : 0);
-  }
+  for (uint32_t*& x : k_units) x = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
   for (Buffers& b : buffers) {
     b.s = pieces.take<float>(kMaxTileKeys * kPanel);
     b.dp = pieces.take<float>(kMaxTileKeys * kPanel);

@@ -48,8 +48,7 @@ struct BackwardScratch {
   // Of the key tile.
   uint32_t* k_rows;  // [kMaxTileKeys, row]
   uint32_t* v_rows;
-  uint32_t* k_paired;
-  uint32_t* k_transposed[kPipelinePanels];  // of the last key tiles
+  uint32_t* k_units[kPipelinePanels];  // of the last key tiles
   // Of a panel with the key tile.
   struct Buffers {
     float* s;  // [kMaxTileKeys, 64]

@@ -16,26 +16,27 @@ namespace {
 // Up to this many rows (queries x group) keys are streamed from where they lie: packing them would
 // cost more than it saves.
 constexpr int64_t kStreamRows = 8;
+// Threads come out even with this many items each.
+constexpr int64_t kItemsPerThread = 8;
 // Parts of a key range are not made shorter than this.
 constexpr int64_t kMinPartKeys = 256;
 constexpr double kLog2E = 1.4426950408889634;
 
 // Rows of a query tile: large enough to use a packed key tile often, small enough that queries and
 // outputs of a tile stay in the cache of a core.
-int64_t target_rows(int64_t head_dim) { return std::clamp<int64_t>(32768 / head_dim, 128, 512); }
+int64_t target_rows(int64_t head_dim) { return std::clamp<int64_t>(65536 / head_dim, 256, 1024); }
 
 struct ThreadScratch {
   uint32_t* q_columns;  // [panels, row_units, 64]
   uint32_t* k_rows;     // [kMaxTileKeys, row]
   uint32_t* v_rows;
-  uint32_t* v_paired;
-  uint32_t* v_transposed[kPipelinePanels];  // of the last key tiles
-  uint32_t* p[kPipelineBuffers];            // [kMaxTileKeys, 64]
-  float* s[kPipelineBuffers];               // [kMaxTileKeys, 64]
-  float* out;                               // [panels, head_dim, 64]
-  float* shift;                             // [tile_rows]
-  float* sum;                               // [tile_rows]
-  float* rows;                              // [64, row]: of a panel, f32
+  uint32_t* v_units[kPipelinePanels];  // of the last key tiles
+  uint32_t* p[kPipelineBuffers];       // [kMaxTileKeys, 64]
+  float* s[kPipelineBuffers];          // [kMaxTileKeys, 64]
+  float* out;                          // [panels, head_dim, 64]
+  float* shift;                        // [tile_rows]
+  float* sum;                          // [tile_rows]
+  float* rows;                         // [64, row]: of a panel, f32
   RowMasks masks;
 
   ThreadScratch(const AttentionLayout& l, Pieces& pieces) : masks(l.tile_rows, pieces) {
@@ -43,10 +44,8 @@ struct ThreadScratch {
     q_columns = pieces.take<uint32_t>(l.panels() * l.row_units * kPanel);
     k_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
     v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
-    v_paired = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
-    for (uint32_t*& x : v_transposed) {
-      x = pieces.take<uint32_t>(l.kernels.rows_only ? kMaxTileKeys / 2 * l.head_dim : 0);
-    }
+    for (uint32_t*& x : v_units)
+      x = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
     for (uint32_t*& x : p) x = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * kPanel : 0);
     for (float*& x : s) x = pieces.take<float>(kMaxTileKeys * kPanel);
     out = pieces.take<float>(l.panels() * l.head_dim * kPanel);
@@ -153,7 +152,11 @@ class Forward {
 };
 
 void Forward::run() {
-  const int64_t tokens = tile_tokens_for(*a_.pattern, layout_.tile_tokens);
+  int64_t queries = 0;
+  for (const AttentionSequence& s : a_.sequences) queries += s.row_count;
+  const int64_t tokens =
+      tile_tokens_for(*a_.pattern, queries, ceil_div(kItemsPerThread * pool_.size(), a_.kv_heads),
+                      layout_.tile_tokens);
   for (size_t i = 0; i < a_.sequences.size(); ++i) {
     const AttentionSequence& s = a_.sequences[i];
     // Streamed tiles lie in one block, so that all their rows see the same blocks.
@@ -235,11 +238,10 @@ void Forward::run_tile(const Item& item, ThreadScratch& t) {
 void Forward::run_key_tile(const KeyTile& keys, int64_t index, const Item& item,
                            Pipeline<AttentionPanel>& pipeline, ThreadScratch& t) {
   const KvView& kv = sequence(item).kv;
-  const int64_t block_size = a_.pattern->block_size, buffer = index % kPipelinePanels;
+  const int64_t block_size = a_.pattern->block_size, buffer = pipeline.tile_buffer(index);
   load_key_rows(layout_, t.k_rows, keys, kv, kv.keys, block_size, item.kv_head);
-  load_key_rows(layout_, t.v_rows, keys, kv, kv.values, block_size, item.kv_head);
-  const LeftOperand values =
-      down_columns(layout_, t.v_rows, keys.keys, t.v_paired, t.v_transposed[buffer]);
+  const LeftOperand values = key_columns(layout_, t.v_rows, t.v_units[buffer], keys, kv, kv.values,
+                                         block_size, item.kv_head);
   const int64_t n = round_up<int64_t>(keys.keys, 16), padded = layout_.padded_keys(keys.keys);
   for (int64_t row = keys.row_begin; row < keys.row_end;) {
     const int64_t panel = row / kPanel, lane = row % kPanel;

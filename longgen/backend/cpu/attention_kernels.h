@@ -137,6 +137,10 @@ struct AttentionKernels {
   // dst unit (i, c) = (src[2i][c], src[2i + 1][c]); rows of bf16; rows even, cols a multiple of 16.
   void (*pair_rows)(uint32_t* dst, int64_t dst_row, const uint16_t* src, int64_t src_row,
                     int64_t rows, int64_t cols);
+  // dst unit (c, i) = (src[2i][c], src[2i + 1][c]); rows of bf16; rows a multiple of 32, cols
+  // of 16. Null unless rows_only.
+  void (*pair_columns)(uint32_t* dst, int64_t dst_row, const uint16_t* src, int64_t src_row,
+                       int64_t rows, int64_t cols);
   // n rows of `cols` numbers (a multiple of 16) into `rows` layout; columns from cols to dst_row,
   // in elements, become 0.
   void (*load_f32)(uint32_t* dst, int64_t dst_row, const float* src, int64_t src_row, int64_t n,

@@ -153,6 +153,26 @@ void tile_product(const AttentionProduct& p) {
   }
 }
 
+void pair_columns(uint32_t* dst, int64_t dst_row, const uint16_t* src, int64_t src_row,
+                  int64_t rows, int64_t cols) {
+  const auto half = [](const uint16_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  };
+  for (int64_t r = 0; r < rows; r += 2 * kLanes) {
+    for (int64_t c = 0; c < cols; c += kLanes) {
+      Vf x[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        const uint16_t* low = src + (r + 2 * i) * src_row + c;
+        const __m512i both =
+            _mm512_inserti64x4(_mm512_castsi256_si512(half(low)), half(low + src_row), 1);
+        x[i] = (Vf)pair_halves(both);
+      }
+      transpose_square(x);
+      for (int i = 0; i < kLanes; ++i) store_units(dst + (c + i) * dst_row + r / 2, x[i]);
+    }
+  }
+}
+
 // Softmax of a panel with the values of the panel before and the scores of the next.
 void tile_forward(const AttentionPanel* done, const AttentionPanel* now,
                   const AttentionPanel* next) {
@@ -197,6 +217,7 @@ constexpr AttentionKernels tile_kernels() {
   kernels.end = end_tiles;
   kernels.product = tile_product;
   kernels.overlaps = true;
+  kernels.pair_columns = pair_columns;
   kernels.forward = tile_forward;
   kernels.backward = tile_backward;
   return kernels;

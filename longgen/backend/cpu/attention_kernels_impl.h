@@ -65,13 +65,15 @@ LONGGEN_SIMD Vf masked(Vf x, Vf otherwise, const AttentionMask& mask, int64_t la
 }
 
 #if defined(__AVX512BF16__)
-// Lane by lane (low, high) as bf16 pairs.
-LONGGEN_SIMD Vf pair(Vf low, Vf high) {
-  // Within the register of both, halves 0-15 come from `low` and 16-31 from `high`.
+// Lane by lane (low, high) of the halves of a register: 0-15 are low, 16-31 high.
+LONGGEN_SIMD __m512i pair_halves(__m512i both) {
   const __m512i lanes = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
                                          8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512bh both = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
-  return (Vf)_mm512_permutexvar_epi16(lanes, (__m512i)both);
+  return _mm512_permutexvar_epi16(lanes, both);
+}
+// Lane by lane (low, high) as bf16 pairs.
+LONGGEN_SIMD Vf pair(Vf low, Vf high) {
+  return (Vf)pair_halves((__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
 }
 #endif
 
@@ -395,6 +397,7 @@ constexpr AttentionKernels attention_kernels() {
           .backward = backward,
           .transpose = transpose,
           .pair_rows = pair_rows,
+          .pair_columns = nullptr,
           .load_f32 = load_f32,
           .load_bf16 = load_bf16,
           .bf16_to_float = bf16_rows_to_float,

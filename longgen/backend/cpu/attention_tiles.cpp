@@ -34,14 +34,19 @@ AttentionLayout::AttentionLayout(const AttentionKernels& kernels, DType dtype, i
   row = kernels.bf16_units ? round_up<int64_t>(head_dim, 32) : head_dim;
   row_units = element_units(row);
   head_depth = element_units(round_up<int64_t>(head_dim, kernels.depth_multiple));
-  tile_tokens = std::max<int64_t>(target_rows / group / 16 * 16, 16);
+  tile_tokens = target_rows / group;
+  const int64_t whole = tile_tokens >= 64 ? 64 : 16;  // blocks and panels
+  tile_tokens = std::max<int64_t>(tile_tokens / whole * whole, 16);
   tile_rows = round_up<int64_t>(tile_tokens * group, kPanel);
 }
 
-int64_t tile_tokens_for(const AttentionPattern& pattern, int64_t most) {
-  if (pattern.is_full()) return most;
-  const int64_t quarter = pattern.local_blocks * pattern.block_size / 4;
-  return std::min(most, std::max<int64_t>(quarter / 16 * 16, 64));
+int64_t tile_tokens_for(const AttentionPattern& pattern, int64_t tokens, int64_t tiles,
+                        int64_t most) {
+  const int64_t even = tokens / tiles / 64 * 64;
+  if (!pattern.is_full()) {
+    most = std::min(most, round_up<int64_t>(pattern.local_blocks * pattern.block_size, 64));
+  }
+  return std::min(most, std::max<int64_t>(even, 64));
 }
 
 void append_query_tiles(std::vector<QueryTile>& tiles, int64_t sequence, int64_t begin, int64_t end,
@@ -156,14 +161,34 @@ void load_rows(const AttentionLayout& layout, uint32_t* dst, const std::byte* sr
 }
 
 LeftOperand down_columns(const AttentionLayout& layout, const uint32_t* rows, int64_t n,
-                         uint32_t* paired, uint32_t* transposed) {
+                         uint32_t* units) {
   const AttentionKernels& kernels = layout.kernels;
   if (!kernels.bf16_units) return {rows, 1, layout.row_units};
   const int64_t padded = layout.padded_keys(n), dim = layout.head_dim;
-  kernels.pair_rows(paired, dim, reinterpret_cast<const uint16_t*>(rows), layout.row, padded, dim);
-  if (!kernels.rows_only) return {paired, 1, dim};
-  kernels.transpose(transposed, kMaxTileKeys / 2, paired, dim, padded / 2, dim);
-  return {transposed, kMaxTileKeys / 2, 1};
+  const auto* src = reinterpret_cast<const uint16_t*>(rows);
+  if (kernels.rows_only) {
+    kernels.pair_columns(units, kMaxTileKeys / 2, src, layout.row, padded, dim);
+    return {units, kMaxTileKeys / 2, 1};
+  }
+  kernels.pair_rows(units, dim, src, layout.row, padded, dim);
+  return {units, 1, dim};
+}
+
+LeftOperand key_columns(const AttentionLayout& layout, uint32_t* rows, uint32_t* units,
+                        const KeyTile& tile, const KvView& kv, const void* base, int64_t block_size,
+                        int64_t head) {
+  const AttentionKernels& kernels = layout.kernels;
+  if (!kernels.rows_only || block_size % 32 != 0 || tile.keys % block_size != 0) {
+    load_key_rows(layout, rows, tile, kv, base, block_size, head);
+    return down_columns(layout, rows, tile.keys, units);
+  }
+  for (int64_t i = 0; i < tile.count; ++i) {
+    const std::byte* src = key_block(kv, base, layout.dtype, tile.blocks[i], head);
+    kernels.pair_columns(units + i * block_size / 2, kMaxTileKeys / 2,
+                         reinterpret_cast<const uint16_t*>(src), kv.token_stride, block_size,
+                         layout.head_dim);
+  }
+  return {units, kMaxTileKeys / 2, 1};
 }
 
 const std::byte* key_block(const KvView& kv, const void* base, DType dtype, int64_t block,

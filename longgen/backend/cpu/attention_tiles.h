@@ -55,9 +55,11 @@ struct QueryTile {
   int64_t base = 0, begin = 0, end = 0;
 };
 
-// The tokens of a query tile for a pattern: at most `most` (a multiple of 16). A tile as long as
-// the window would share none of its keys among all its rows; a quarter of it shares most.
-int64_t tile_tokens_for(const AttentionPattern& pattern, int64_t most);
+// The tokens of a query tile (a multiple of 16, at most `most`) such that `tokens` make some
+// `tiles` tiles. Key tiles are packed once a query tile; beyond the window a longer one saves
+// little.
+int64_t tile_tokens_for(const AttentionPattern& pattern, int64_t tokens, int64_t tiles,
+                        int64_t most);
 
 // Cuts positions [begin, end) at multiples of tile_tokens and appends the tiles.
 void append_query_tiles(std::vector<QueryTile>& tiles, int64_t sequence, int64_t begin, int64_t end,
@@ -144,6 +146,8 @@ class Pipeline {
   Pipeline(const AttentionKernels& kernels, Beat beat) : overlaps_(kernels.overlaps), beat_(beat) {}
   // Which of the buffers the next panel writes.
   int64_t buffer() const { return overlaps_ ? next_ % kPipelineBuffers : 0; }
+  // Which of kPipelinePanels buffers the index-th key tile fills.
+  int64_t tile_buffer(int64_t index) const { return overlaps_ ? index % kPipelinePanels : 0; }
   void push(const Panel& panel) {
     slots_[next_ % kPipelinePanels] = panel;
     beat_(slot(next_ - 2), slot(next_ - 1), slot(next_));
@@ -192,10 +196,10 @@ struct LeftOperand {
   int64_t row, depth;  // strides, as in AttentionProduct
 };
 
-// The same numbers as `rows` [n, row] with depth n (padded_keys(n) rows, zero past n); `paired`
-// receives them where units are pairs, `transposed` where the kernels want whole rows.
+// The same numbers as `rows` [n, row] with depth n (padded_keys(n) rows, zero past n); where units
+// are pairs they are put into `units` [kMaxTileKeys / 2, head_dim].
 LeftOperand down_columns(const AttentionLayout& layout, const uint32_t* rows, int64_t n,
-                         uint32_t* paired, uint32_t* transposed);
+                         uint32_t* units);
 
 // Row `block * block_size` of a KV head, as bytes. Throws Error naming a block that was released or
 // is outside the table.
@@ -205,5 +209,10 @@ const std::byte* key_block(const KvView& kv, const void* base, DType dtype, int6
 // Fills `rows` with the keys (or values) of a tile, zero up to padded_keys(keys).
 void load_key_rows(const AttentionLayout& layout, uint32_t* rows, const KeyTile& tile,
                    const KvView& kv, const void* base, int64_t block_size, int64_t head);
+
+// down_columns() of what load_key_rows() would give; `rows` is used where it must be.
+LeftOperand key_columns(const AttentionLayout& layout, uint32_t* rows, uint32_t* units,
+                        const KeyTile& tile, const KvView& kv, const void* base, int64_t block_size,
+                        int64_t head);
 
 }  // namespace longgen
