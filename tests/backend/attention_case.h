@@ -80,10 +80,12 @@ struct CpuRun {
 
 // A problem with its solutions; made once for all instruction sets.
 struct SolvedProblem {
-  SolvedProblem(const AttentionShapeCase& c, bool backward)
-      : problem(c),
+  SolvedProblem(AttentionProblem p, bool backward)
+      : problem(std::move(p)),
         truth(problem.truth(backward)),
-        plain(c.dtype == DType::kBF16 ? problem.plain_bf16(backward) : AttentionResult()) {}
+        plain(problem.c.dtype == DType::kBF16 ? problem.plain_bf16(backward) : AttentionResult()) {}
+  SolvedProblem(const AttentionShapeCase& c, bool backward)
+      : SolvedProblem(AttentionProblem(c), backward) {}
   AttentionProblem problem;
   AttentionResult truth, plain;
 };

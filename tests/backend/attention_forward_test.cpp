@@ -269,6 +269,34 @@ TEST_P(AttentionForwardIsa, BatchesOfDecodeAndPrefillAreIndependent) {
   testing::expect_near("batch", some, want, rounded, DType::kBF16, 4, 32);
 }
 
+// The last keys weigh e^170 times what the first do, more than f32 can hold: the maximum that sums
+// are kept relative to must move, for some heads alone, at every key tile.
+TEST_P(AttentionForwardIsa, ScoresThatGrowWithPosition) {
+  static const std::vector<SolvedProblem> solved = [] {
+    std::vector<SolvedProblem> out;
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const auto& pat : {pattern(64), pattern(16, 15, 1)}) {
+        AttentionProblem p({dtype, 6, 2, 64, 700, pat});
+        for (int64_t i = 0; i < 700 * 128; ++i) {
+          // Eighths below 32: exact in bf16.
+          p.k[static_cast<size_t>(i)] = static_cast<double>(i / 128 / 4 + i % 3) / 8;
+        }
+        for (int64_t i = 0; i < 700 * 384; ++i) {
+          double& q = p.q[static_cast<size_t>(i)];
+          q = i / 64 % 2 == 0 || q > 0 ? 1 : -1;
+        }
+        out.emplace_back(std::move(p), false);
+      }
+    }
+    return out;
+  }();
+  CpuRun run(GetParam(), 2);
+  for (const auto& [p, truth, plain] : solved) {
+    SCOPED_TRACE(p.c.to_string());
+    expect_forward(p, run_whole(p, run, true), truth, plain, "growing");
+  }
+}
+
 TEST_P(AttentionForwardIsa, RepeatsBitForBit) {
   const AttentionProblem p({DType::kF32, 3, 1, 64, 600, pattern(32, 3, 1, 4)});
   for (const int threads : {1, 3}) {
