@@ -39,12 +39,12 @@ TEST(CpuFeatures, EnvironmentForcesASet) {
     const std::string name(cpu_isa_name(isa));
     const Environment forced(name.c_str());
     EXPECT_EQ(resolve_cpu_isa(CpuIsa::kAuto), isa);
-    const bool emulated = kAmxIsEmulated && isa == CpuIsa::kAmx;
+    const bool emulated = amx_is_emulated() && isa == CpuIsa::kAmx;
     EXPECT_EQ(make_cpu_backend(3, CpuIsa::kAuto)->description(),
               "cpu (" + name + (emulated ? ", emulated, 3 threads)" : ", 3 threads)"));
   }
   const Environment none("");
-  if (kAmxIsEmulated) {
+  if (amx_is_emulated()) {
     EXPECT_NE(resolve_cpu_isa(CpuIsa::kAuto), CpuIsa::kAmx);
   } else {
     EXPECT_EQ(resolve_cpu_isa(CpuIsa::kAuto), available_cpu_isas().back());

@@ -31,7 +31,7 @@ CpuBackend::CpuBackend(int threads, CpuIsa isa)
     : pool_(threads), context_{pool_, isa}, gemm_(context_), quantized_(context_) {}
 
 std::string CpuBackend::description() const {
-  const bool emulated = kAmxIsEmulated && context_.isa == CpuIsa::kAmx;
+  const bool emulated = amx_is_emulated() && context_.isa == CpuIsa::kAmx;
   return fmt::format("cpu ({}{}, {} thread{})", cpu_isa_name(context_.isa),
                      emulated ? ", emulated" : "", pool_.size(), pool_.size() == 1 ? "" : "s");
 }

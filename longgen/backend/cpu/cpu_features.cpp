@@ -61,7 +61,7 @@ bool has_avx512_bf16() {
 }
 
 bool has_amx() {
-  if (kAmxIsEmulated) return has_avx512_bf16();
+  if (amx_is_emulated()) return has_avx512_bf16();
   constexpr uint32_t kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
   return has_avx512_bf16() && all_bits(cpuid(7, 0).d, kAmxBf16 | kAmxTile) &&
          (saved_registers() & kSavesTiles) == kSavesTiles && permit_tiles();
@@ -125,6 +125,14 @@ std::string_view cpu_isa_name(CpuIsa isa) {
   return "unknown";
 }
 
+bool amx_is_emulated() {
+#if defined(LONGGEN_EMULATE_AMX)
+  return true;
+#else
+  return false;
+#endif
+}
+
 bool cpu_has(CpuIsa isa) { return detect(isa); }
 
 bool cpu_has_avx_vnni() {
@@ -149,7 +157,7 @@ CpuIsa resolve_cpu_isa(CpuIsa requested) {
   if (requested == CpuIsa::kAuto) requested = isa_from_environment();
   if (requested == CpuIsa::kAuto) {
     std::vector<CpuIsa> isas = available_cpu_isas();
-    if (kAmxIsEmulated && isas.back() == CpuIsa::kAmx) isas.pop_back();
+    if (amx_is_emulated() && isas.back() == CpuIsa::kAmx) isas.pop_back();
     return isas.back();
   }
   require(cpu_has(requested),

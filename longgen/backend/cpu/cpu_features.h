@@ -17,11 +17,7 @@ bool cpu_has(CpuIsa isa);
 
 // Built with LONGGEN_EMULATE_AMX: kAmx then computes its tiles in software (for tests), wherever
 // kAvx512Bf16 runs, and kAuto never picks it.
-#if defined(LONGGEN_EMULATE_AMX)
-constexpr bool kAmxIsEmulated = true;
-#else
-constexpr bool kAmxIsEmulated = false;
-#endif
+bool amx_is_emulated();
 
 // Dot products of bytes (vpdpbusd), which some processors with kAvx2 or kAvx512 have and others do
 // not.

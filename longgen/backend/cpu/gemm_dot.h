@@ -18,7 +18,11 @@ LONGGEN_SIMD void dot_block(const T* x, int64_t x_stride, const T* w, int64_t w_
   int64_t i = 0;
   for (; i + Op::kStep <= k; i += Op::kStep) {
 #pragma GCC unroll 4
-    for (int j = 0; j < kColumns; ++j) vw[j] = Op::load(w + j * w_stride + i);
+    for (int j = 0; j < kColumns; ++j) {
+      vw[j] = Op::load(w + j * w_stride + i);
+      // The rows after these; past the end of w this does nothing.
+      __builtin_prefetch(w + (j + kColumns) * w_stride + i);
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const typename Op::Chunk vx = Op::load(x + r * x_stride + i);

@@ -18,7 +18,10 @@ const RowKernels<float>& row_kernels<float>(CpuIsa isa) {
 
 template <>
 const RowKernels<uint16_t>& row_kernels<uint16_t>(CpuIsa isa) {
-  switch (f32_isa(isa)) {
+  switch (isa) {
+    case CpuIsa::kAvx512Bf16:
+    case CpuIsa::kAmx:
+      return kRowKernelsBf16Avx512Bf16;
     case CpuIsa::kAvx512:
       return kRowKernelsBf16Avx512;
     case CpuIsa::kAvx2:

@@ -43,6 +43,6 @@ struct RowKernels {
 
 extern const RowKernels<float> kRowKernelsF32Portable, kRowKernelsF32Avx2, kRowKernelsF32Avx512;
 extern const RowKernels<uint16_t> kRowKernelsBf16Portable, kRowKernelsBf16Avx2,
-    kRowKernelsBf16Avx512;
+    kRowKernelsBf16Avx512, kRowKernelsBf16Avx512Bf16;
 
 }  // namespace longgen
