@@ -1,12 +1,14 @@
 #include "longgen/cli/common.h"
 
+#include <charconv>
+
 #include "longgen/base/error.h"
 #include "longgen/base/units.h"
 
 namespace longgen::cli {
 
 void add_common_options(CLI::App& app, CommonOptions& options) {
-  app.add_option("--device", options.device, "Where to run: cpu")
+  app.add_option("--device", options.device, "Where to run: cpu, cuda or cuda:N")
       ->capture_default_str()
       ->group("Common");
   app.add_option("--dtype", options.dtype, "Number type: f32 or bf16")->group("Common");
@@ -28,10 +30,17 @@ void add_common_options(CLI::App& app, CommonOptions& options) {
 
 std::unique_ptr<Backend> make_backend(const CommonOptions& options) {
   if (options.device == "cpu") return make_cpu_backend(options.threads);
-  if (options.device == "cuda" || options.device.starts_with("cuda:")) {
-    fail_usage("this build of longgen has no CUDA; use --device cpu");
+  if (options.device == "cuda") return make_cuda_backend(0);
+  if (options.device.starts_with("cuda:")) {
+    const std::string number = options.device.substr(5);
+    int device = -1;
+    const auto [end, error] =
+        std::from_chars(number.data(), number.data() + number.size(), device);
+    if (error == std::errc() && end == number.data() + number.size() && device >= 0) {
+      return make_cuda_backend(device);
+    }
   }
-  fail_usage("unknown device \"{}\"; use cpu", options.device);
+  fail_usage("unknown device \"{}\"; use cpu, cuda or cuda:N", options.device);
 }
 
 DType dtype_or(const CommonOptions& options, DType fallback) {

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "longgen/base/checked.h"
+#include "longgen/base/system.h"
 #include "longgen/base/units.h"
 
 namespace longgen {
@@ -16,6 +17,8 @@ constexpr int64_t kAlignment = 64;
 constexpr int64_t kLargePage = int64_t{2} << 20;
 
 }  // namespace
+
+int64_t MemoryResource::available_bytes() const { return available_memory_bytes(); }
 
 void* HostMemory::allocate(int64_t bytes) {
   if (bytes == 0) return nullptr;

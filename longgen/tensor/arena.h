@@ -21,6 +21,8 @@ class MemoryResource {
   // 4096-byte aligned, zero-filled on first touch. Throws Error with the size asked for.
   virtual void* allocate(int64_t bytes) = 0;
   virtual void deallocate(void* data, int64_t bytes) = 0;
+  // What allocate() could give now; the host's free memory unless the resource knows better.
+  virtual int64_t available_bytes() const;
 };
 
 // Anonymous mappings, large pages advised. Untouched pages cost nothing, so a generous capacity is

@@ -23,6 +23,7 @@ class Optimizer {
   Optimizer(const model::ModelConfig& config, DType activation, Backend& backend,
             const OptimizerOptions& options, MemoryResource& memory);
 
+  Backend& backend() const { return backend_; }
   const model::ParameterSet& weights() const { return weights_ ? *weights_ : master_; }
   const model::ParameterSet& master() const { return master_; }
   const model::ParameterSet& gradients() const { return gradients_; }

@@ -36,10 +36,31 @@ std::array<NamedSet, 3> state_sets(const Optimizer& optimizer) {
            {"moment2", &optimizer.second_moment()}}};
 }
 
-std::span<std::byte> bytes_of(const Tensor& tensor) {
-  require(tensor.device() == Device::kHost, "checkpoints are written from host memory");
-  return {static_cast<std::byte*>(tensor.raw()), static_cast<size_t>(tensor.bytes())};
-}
+// A tensor's bytes in host memory: its own, or a copy of a device's.
+class HostBytes {
+ public:
+  HostBytes(Backend& backend, const Tensor& tensor) : backend_(backend), tensor_(tensor) {
+    const auto size = static_cast<size_t>(tensor.bytes());
+    if (tensor.device() != Device::kHost) staged_.resize(size);
+    bytes_ = {staged_.empty() ? static_cast<std::byte*>(tensor.raw()) : staged_.data(), size};
+  }
+
+  std::span<std::byte> bytes() const { return bytes_; }
+  void from_device() const {
+    if (!staged_.empty()) backend_.copy(host(), tensor_);
+  }
+  void to_device() const {
+    if (!staged_.empty()) backend_.copy(tensor_, host());
+  }
+
+ private:
+  Tensor host() const { return Tensor(bytes_.data(), tensor_.dtype(), tensor_.shape()); }
+
+  Backend& backend_;
+  const Tensor& tensor_;
+  std::vector<std::byte> staged_;
+  std::span<std::byte> bytes_;
+};
 
 int64_t set_bytes(const model::ParameterSet& set) {
   int64_t sum = 0;
@@ -51,12 +72,14 @@ std::string checksum_line(const std::string& name, int64_t bytes, Hash128 hash) 
   return fmt::format("{} {} {}\n", hash.hex(), bytes, name);
 }
 
-std::string write_set(const fs::path& folder, const NamedSet& named) {
+std::string write_set(const fs::path& folder, const NamedSet& named, Backend& backend) {
   AtomicFile file(folder / named.file);
   Hasher hasher;
   for (const Tensor& tensor : named.set->tensors()) {
-    file.write(bytes_of(tensor));
-    hasher.update(bytes_of(tensor));
+    const HostBytes host(backend, tensor);
+    host.from_device();
+    file.write(host.bytes());
+    hasher.update(host.bytes());
   }
   file.commit();
   return checksum_line(named.file, set_bytes(*named.set), hasher.digest());
@@ -133,15 +156,17 @@ void check_parameters(const json& value, const Optimizer& optimizer, const fs::p
   }
 }
 
-void read_set(const fs::path& folder, const NamedSet& named) {
+void read_set(const fs::path& folder, const NamedSet& named, Backend& backend) {
   const MappedFile file(folder / named.file);
   if (static_cast<int64_t>(file.size()) != set_bytes(*named.set)) {
     fail("{}: {} bytes, expected {}", file.path().string(), file.size(), set_bytes(*named.set));
   }
   size_t offset = 0;
   for (const Tensor& tensor : named.set->tensors()) {
-    const auto out = bytes_of(tensor);
+    const HostBytes host(backend, tensor);
+    const auto out = host.bytes();
     std::copy_n(file.bytes().begin() + static_cast<int64_t>(offset), out.size(), out.begin());
+    host.to_device();
     offset += out.size();
   }
 }
@@ -181,7 +206,9 @@ void CheckpointStore::save(const RunState& state, const Optimizer& optimizer) co
   if (error) fail("{}: cannot be created: {}", aside.string(), error.message());
   try {
     std::string checksums;
-    for (const NamedSet& named : state_sets(optimizer)) checksums += write_set(aside, named);
+    for (const NamedSet& named : state_sets(optimizer)) {
+      checksums += write_set(aside, named, optimizer.backend());
+    }
     checksums += write_text(aside, "state.json", to_json(state, optimizer).dump(1));
     checksums += write_text(aside, "recipe.toml", state.recipe);
     write_file_atomically(aside / kChecksums, checksums + data::hash_text(checksums).hex() + "\n");
@@ -242,7 +269,9 @@ std::optional<RunState> CheckpointStore::load_newest(Optimizer& optimizer) const
   json value;
   RunState state = read_state(path(*step), value);
   check_parameters(value, optimizer, path(*step));
-  for (const NamedSet& named : state_sets(optimizer)) read_set(path(*step), named);
+  for (const NamedSet& named : state_sets(optimizer)) {
+    read_set(path(*step), named, optimizer.backend());
+  }
   optimizer.publish_master();
   return state;
 }

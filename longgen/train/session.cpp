@@ -197,13 +197,26 @@ void scale_initial_matrices(const model::ParameterSet& master, double factor) {
   }
 }
 
-void fill_initial_weights(const Recipe& recipe, const StartingModel& start, Optimizer& optimizer) {
+void read_or_draw(const Recipe& recipe, const StartingModel& start,
+                  const model::ParameterSet& master) {
   if (start.file) {
-    start.file->read_weights(optimizer.master());
+    start.file->read_weights(master);
+    return;
+  }
+  constexpr double kUsualDeviation = 0.02;  // what initialize() draws with
+  model::initialize(start.config, recipe.train.seed, master);
+  scale_initial_matrices(master, recipe.model.init_std / kUsualDeviation);
+}
+
+void fill_initial_weights(const Recipe& recipe, const StartingModel& start, Optimizer& optimizer) {
+  const model::ParameterSet& master = optimizer.master();
+  if (optimizer.backend().memory().device() == Device::kHost) {
+    read_or_draw(recipe, start, master);
   } else {
-    constexpr double kUsualDeviation = 0.02;  // what initialize() draws with
-    model::initialize(start.config, recipe.train.seed, optimizer.master());
-    scale_initial_matrices(optimizer.master(), recipe.model.init_std / kUsualDeviation);
+    HostMemory memory;
+    const model::ParameterSet staged("initial weights", start.config, master.dtype(), memory);
+    read_or_draw(recipe, start, staged);
+    model::copy_parameters(optimizer.backend(), master, staged);
   }
   optimizer.publish_master();
 }
@@ -241,7 +254,15 @@ void export_model(const Recipe& recipe, const StartingModel& start, Trainer& tra
   formats::ModelWriter writer(
       recipe.output, start.config, start.extras,
       {.dtype = weights.dtype(), .existing = formats::ExistingOutput::kAddTo});
-  writer.write_weights(weights);
+  Backend& backend = trainer.optimizer().backend();
+  if (backend.memory().device() == Device::kHost) {
+    writer.write_weights(weights);
+  } else {
+    HostMemory memory;
+    const model::ParameterSet staged("written weights", start.config, weights.dtype(), memory);
+    model::copy_parameters(backend, staged, weights);
+    writer.write_weights(staged);
+  }
   start.tokenizer->save(writer.staging());
   writer.commit();
 }
@@ -281,7 +302,7 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
     fail_usage("train.dtype: {} cannot do {}", backend.description(), recipe.train.dtype);
   }
   check_memory(start.config, backend, activation, trainer_options(recipe.train, Plan{}),
-               available_memory_bytes());
+               backend.memory().available_bytes());
   create_output(recipe.output);
   const DirectoryLock lock(recipe.output);
   const CheckpointStore store(fs::path(recipe.output) / "state", recipe.train.keep_checkpoints);

@@ -48,7 +48,7 @@ Shapes shapes() {
   add(2, 1, 48, 150, pattern(64, 1, 1));  // no tensor-core kernel
   add(4, 2, 64, 640, pattern(64, 2, 1), {{0, 100}, {128, 300}, {448, 190}});
   add(2, 2, 64, 400, pattern(64, 100, 1));  // a budget beyond the length
-  add(3, 1, 64, 260, pattern(64), {}, 6);   // sharp
+  add(3, 1, 64, 260, pattern(64), {}, 4);   // sharp
   return all;
 }
 

@@ -35,7 +35,6 @@ TEST_P(CudaRows, LinearForward) {
         run([&](Backend& b, auto t) {
           b.linear_forward(t(y), t(x), t(w), with_bias ? t(bias) : Tensor(), accumulate);
         });
-        // A product that is added to a bf16 value is rounded once more where the sum is split.
         expect_close(y, sum_error(s.k), std::to_string(s.rows) + " rows");
       }
     }

@@ -34,6 +34,12 @@ void* CudaMemory::allocate(int64_t bytes) {
 
 void CudaMemory::deallocate(void* data, int64_t) { cudaFree(data); }
 
+int64_t CudaMemory::available_bytes() const {
+  size_t available = 0, total = 0;
+  check(cudaMemGetInfo(&available, &total), "asking for free memory");
+  return static_cast<int64_t>(available);
+}
+
 Stream::Stream() {
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
 }

@@ -19,6 +19,7 @@ class CudaMemory : public MemoryResource {
   // 256-byte aligned and zero-filled. Throws Error with the size asked for and what is free.
   void* allocate(int64_t bytes) override;
   void deallocate(void* data, int64_t bytes) override;
+  int64_t available_bytes() const override;
 };
 
 // A stream of this thread's current device.
