@@ -1,5 +1,5 @@
-// What files call a model: one row a family. The decoder's canonical names (model/weights.h) are
-// those of Hugging Face's Llama.
+// What Hugging Face files call a model: one row a family. Parameters have the decoder's canonical
+// names (model/weights.h).
 #pragma once
 
 #include <optional>
@@ -7,8 +7,8 @@
 #include <string>
 #include <string_view>
 
-#include "longgen/formats/gguf.h"
 #include "longgen/formats/json.h"
+#include "longgen/formats/stored_rows.h"
 #include "longgen/model/config.h"
 
 namespace longgen::formats {
@@ -17,35 +17,39 @@ namespace longgen::formats {
 constexpr int64_t kMaxDimension = int64_t{1} << 31;
 constexpr int64_t kMaxLayers = 4096;
 
+// How a family's config.json speaks of attention that sees only the newest tokens. Whatever the
+// family, such a model is read as one of that many positions (ModelConfig::native_window).
+enum class WindowKeys : uint8_t {
+  kPlain,    // sliding_window, unless use_sliding_window is false
+  kMistral,  // the same; a missing sliding_window is 4096, as Transformers has it
+  kQwen,     // sliding_window when use_sliding_window is true, in the layers that layer_types calls
+             // sliding or else from max_window_layers on
+};
+
 struct Family {
-  std::string_view model_type;         // config.json; also ModelConfig::family
-  std::string_view architecture;       // config.json's architectures
-  std::string_view gguf_architecture;  // general.architecture; "" when GGUF is not read
+  std::string_view model_type;    // config.json; also ModelConfig::family
+  std::string_view architecture;  // config.json's architectures
+  WindowKeys window = WindowKeys::kPlain;
 
-  // The configuration but for patterns, which are all full.
+  // The configuration but for patterns, which are all full, and windows.
   model::ModelConfig (*read_config)(const JsonObject& config);
-  // Adds the family's keys. Throws Error naming a switch that the family's files cannot express.
+  // Adds the family's keys, so that read_config of them gives the same configuration where the
+  // family's files can express it.
   void (*write_config)(const model::ModelConfig& config, OrderedJson& out);
-  model::ModelConfig (*read_gguf_config)(const GgufFile& file);
 
-  // The canonical name of a tensor in a Hugging Face or GGUF file; "" for a known tensor that
-  // carries no parameter, none for an unknown one.
-  std::optional<std::string> (*canonical_name)(std::string_view hf_name);
-  std::optional<std::string> (*canonical_gguf_name)(std::string_view gguf_name);
-  std::string (*hf_name)(std::string_view canonical_name);
-  // Whether GGUF stores this (canonical) tensor's head rows interleaved; heads receives their
-  // number.
-  bool (*gguf_permuted)(const model::ModelConfig& config, std::string_view canonical_name,
-                        int64_t& heads);
+  // Where a parameter lies. Parts of one stored tensor share its name and total.
+  StoredRows (*stored_rows)(const model::ModelConfig& config, const model::ParamSpec& spec);
+  // A stored name in the spelling of stored_rows; "" for a tensor that carries no parameter.
+  std::string (*standard_name)(std::string_view stored);
 };
 
 std::span<const Family> families();
-// "llama, longgen": for errors.
+// "llama, mistral, ..., longgen": for errors.
 std::string supported_model_types();
-// Throws Error naming `where` and what is supported.
+// Throws Error naming `where`, what is supported and, for some model types, why it is not.
 const Family& find_family(std::string_view model_type, const std::string& where);
-const Family& find_gguf_family(const GgufFile& file);
 
-extern const Family kLlamaFamily;
+extern const Family kLlamaFamily, kMistralFamily, kQwen2Family, kQwen3Family;
+extern const Family kPhi3Family, kGptNeoxFamily, kOptFamily;
 
 }  // namespace longgen::formats

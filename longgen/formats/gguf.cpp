@@ -150,16 +150,23 @@ std::string GgufTensor::shape_string() const {
 }
 
 bool GgufFile::recognise(const std::filesystem::path& path) {
+  // Opening a pipe would wait for its writer.
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) return false;
   char magic[4] = {};
   std::ifstream(path, std::ios::binary).read(magic, sizeof(magic));
   return std::string_view(magic, sizeof(magic)) == kMagic;
 }
 
-GgufFile::GgufFile(const std::filesystem::path& path) : file_(path) {
+GgufFile::GgufFile(const std::filesystem::path& path) : GgufFile(path, OnePart{}) { open_parts(); }
+
+GgufFile::GgufFile(const std::filesystem::path& path, OnePart) : file_(path) {
   ByteReader reader(file_.bytes(), path.string());
   read_header(reader);
   place_tensors(reader);
 }
+
+GgufFile::~GgufFile() = default;
 
 void GgufFile::read_header(ByteReader& reader) {
   const std::string& file = reader.file_name();
@@ -302,13 +309,14 @@ void GgufFile::read_rows(const GgufTensor& tensor, int64_t begin, int64_t count,
   const GgmlTypeInfo* type = find_ggml_type(tensor.type);
   if (type == nullptr) {
     fail("{}: tensor {}: type {} cannot be read; {} can: get the model in one of these",
-         path().string(), tensor.name, ggml_type_name(tensor.type), readable_ggml_types());
+         path_of(tensor).string(), tensor.name, ggml_type_name(tensor.type), readable_ggml_types());
   }
   const int64_t columns = tensor.shape.back();
   const int64_t row_bytes = columns / type->block_elements * type->block_bytes;
   const int64_t rows = static_cast<int64_t>(tensor.bytes.size()) / row_bytes;
   require(begin >= 0 && count >= 0 && begin <= rows && count <= rows - begin,
-          "{}: tensor {}: rows {} + {} of {}", path().string(), tensor.name, begin, count, rows);
+          "{}: tensor {}: rows {} + {} of {}", path_of(tensor).string(), tensor.name, begin, count,
+          rows);
   dequantize(type->type, tensor.bytes.data() + begin * row_bytes, out, count * columns);
 }
 

@@ -1,11 +1,14 @@
 // GGUF, versions 2 and 3, little-endian
-// (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+// (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). A model may be split over files
+// NAME-00001-of-0000N.gguf (split.count, split.no, split.tensors.count, as llama-gguf-split writes
+// them): the first has the metadata, all have tensors.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,7 +31,8 @@ struct GgufTensor {
   std::string name;
   uint32_t type = 0;                 // ggml's number; readable when find_ggml_type knows it
   std::vector<int64_t> shape;        // [rows ..., columns]: ggml's dimensions reversed
-  uint64_t offset = 0;               // in the data section
+  uint64_t offset = 0;               // in the data section of its file
+  size_t part = 0;                   // of a split model, counted from 0
   std::span<const std::byte> bytes;  // empty when the type is not readable
 
   std::string shape_string() const;  // "[576, 576] Q4_1"
@@ -37,12 +41,17 @@ struct GgufTensor {
 class GgufFile {
  public:
   // Maps the file and checks everything against its size: counts, strings, alignment, tensor
-  // extents, overlaps. Throws Error naming file, field and offset.
+  // extents, overlaps. Throws Error naming file, field and offset. Of a split model the first file
+  // is given; the others are opened with it, and their tensors are found like its own. Throws Error
+  // naming a part that is missing or that does not belong to it.
   explicit GgufFile(const std::filesystem::path& path);
+  ~GgufFile();
   // Whether the file starts with GGUF's magic.
   static bool recognise(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return file_.path(); }
+  // The file that holds a tensor.
+  const std::filesystem::path& path_of(const GgufTensor& tensor) const;
   uint32_t version() const { return version_; }
   const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
 
@@ -68,9 +77,13 @@ class GgufFile {
   // out [count * columns]. Throws Error when the type is not readable.
   void read_rows(const GgufTensor& tensor, int64_t begin, int64_t count, float* out) const;
 
-  void drop_resident() const { file_.drop_resident(); }
+  void drop_resident() const;
 
  private:
+  struct OnePart {};
+  GgufFile(const std::filesystem::path& path, OnePart);  // looks for no other files
+  void open_parts();
+  void add_part(const std::filesystem::path& path, int64_t number, int64_t count);
   void read_header(ByteReader& reader);
   void read_metadata(ByteReader& reader, uint64_t count);
   void read_tensor_infos(ByteReader& reader, uint64_t count);
@@ -85,6 +98,7 @@ class GgufFile {
   std::map<std::string, GgufValue, std::less<>> metadata_;
   std::vector<GgufTensor> tensors_;
   std::map<std::string, size_t, std::less<>> index_;
+  std::vector<std::unique_ptr<GgufFile>> parts_;  // the second and later ones
 };
 
 }  // namespace longgen::formats

@@ -11,10 +11,12 @@ namespace {
 using model::ModelConfig;
 
 constexpr std::string_view kFull = "full_attention", kSparse = "sliding_attention";
+// What Transformers assumes where some families' configurations do not name a window.
+constexpr int64_t kTransformersWindow = 4096;
 
 // Keys that are not carried over: ours to write, of another place or time, or refused when they say
 // something.
-constexpr std::array<std::string_view, 16> kDropped = {"architectures",
+constexpr std::array<std::string_view, 17> kDropped = {"architectures",
                                                        "model_type",
                                                        "auto_map",
                                                        "torch_dtype",
@@ -28,6 +30,7 @@ constexpr std::array<std::string_view, 16> kDropped = {"architectures",
                                                        "use_sliding_window",
                                                        "max_window_layers",
                                                        "rope_scaling",
+                                                       "rope_theta",
                                                        "partial_rotary_factor",
                                                        "_attn_implementation_autoset"};
 
@@ -48,39 +51,63 @@ std::string_view torch_name(DType dtype) {
   fail("config.json has no name for dtype {}", dtype_name(dtype));
 }
 
-// Settings that would change what the model computes and that are not read.
-void refuse_unread_settings(const JsonObject& config, const ModelConfig& model) {
-  const Json* quantization = config.find("quantization_config");
-  if (quantization != nullptr) {
+// A setting that would change what the model computes and that is not read.
+void refuse_quantization(const JsonObject& config) {
+  if (config.has("quantization_config")) {
     config.fail_at("quantization_config",
                    "is set: quantised Hugging Face checkpoints are not read; "
                    "use the original weights or a GGUF file");
   }
-  if (config.has("sliding_window") && config.boolean_or("use_sliding_window", true)) {
-    for (int64_t window :
-         config.integers("sliding_window", 0, std::numeric_limits<int64_t>::max())) {
-      if (window < model.max_position_embeddings) {
-        config.fail_at(
-            "sliding_window",
-            fmt::format("is {}, less than max_position_embeddings {}: the model was "
-                        "trained with a sliding window of its own, which is not supported",
-                        window, model.max_position_embeddings));
-      }
-    }
-  }
 }
 
-void refuse_sliding_layers(const JsonObject& config) {
-  const Json* types = config.find("layer_types");
-  if (types == nullptr) return;
-  const bool full =
-      types->is_array() &&
-      std::all_of(types->begin(), types->end(), [](const Json& type) { return type == kFull; });
-  if (!full) {
+// Whether layer_types calls a layer sliding. Throws Error on other kinds than full and sliding.
+bool any_sliding_layer(const JsonObject& config) {
+  const Json& types = config.at("layer_types");
+  const bool known = types.is_array() &&
+                     std::all_of(types.begin(), types.end(),
+                                 [](const Json& type) { return type == kFull || type == kSparse; });
+  if (!known) {
     config.fail_at("layer_types",
-                   "names layers other than \"full_attention\": a model trained with "
-                   "a sliding window of its own is not supported");
+                   "names layers other than \"full_attention\" and "
+                   "\"sliding_attention\"; no other attention is supported");
   }
+  return std::find(types.begin(), types.end(), kSparse) != types.end();
+}
+
+// The least of sliding_window; 0: none. A list has an entry per layer.
+int64_t read_window(const JsonObject& config, const Family& family) {
+  if (!config.has("sliding_window")) {
+    const bool absent = !config.json().contains("sliding_window");
+    return absent && family.window != WindowKeys::kPlain ? kTransformersWindow : 0;
+  }
+  const auto windows = config.integers("sliding_window", 1, std::numeric_limits<int64_t>::max());
+  if (windows.empty()) config.fail_at("sliding_window", "is an empty list");
+  return *std::min_element(windows.begin(), windows.end());
+}
+
+// Whether a layer has a window is decided as Transformers does. A hybrid's layer_types are ours.
+void read_native_window(const JsonObject& config, const Family& family, bool hybrid,
+                        ModelConfig& model) {
+  const bool typed = !hybrid && config.has("layer_types");
+  const bool sliding = typed && any_sliding_layer(config);
+  const bool qwen = family.window == WindowKeys::kQwen;
+  if (!config.boolean_or("use_sliding_window", !qwen)) {
+    if (sliding) {
+      config.fail_at("layer_types", "names sliding layers, but use_sliding_window is not true");
+    }
+    return;
+  }
+  const int64_t first_layer = config.integer_or("max_window_layers", 28, 0, kMaxDimension);
+  if (qwen && !(typed ? sliding : first_layer < model.num_layers)) return;
+  const int64_t window = hybrid && !config.has("sliding_window") ? 0 : read_window(config, family);
+  if (window == 0 && sliding) {
+    config.fail_at("layer_types", "names sliding layers, but there is no sliding_window");
+  }
+  if (window == 0 || window >= model.max_position_embeddings) return;
+  if (model.position == model::PositionKind::kLearned) {
+    config.fail_at("sliding_window", "is not supported for this family");
+  }
+  model.native_window = model.max_position_embeddings = window;
 }
 
 AttentionPattern read_pattern(const JsonObject& object, int64_t num_kv_heads) {
@@ -144,8 +171,9 @@ ModelConfig read_model(const JsonObject& config) {
   const std::string model_type = config.string("model_type");
   if (model_type != "longgen") {
     const Family& family = find_family(model_type, config.where());
-    refuse_sliding_layers(config);
-    return family.read_config(config);
+    ModelConfig model = family.read_config(config);
+    read_native_window(config, family, /*hybrid=*/false, model);
+    return model;
   }
   const JsonObject longgen = config.object("longgen");
   const int64_t version = longgen.integer("format_version", 1, kMaxDimension);
@@ -155,6 +183,7 @@ ModelConfig read_model(const JsonObject& config) {
   }
   const Family& family = find_family(longgen.string("base_model_type"), longgen.where());
   ModelConfig model = family.read_config(config);
+  read_native_window(config, family, /*hybrid=*/true, model);
   read_patterns(config, longgen, model);
   return model;
 }
@@ -171,6 +200,36 @@ std::string read_extras(const JsonObject& config, const ModelConfig& model) {
   return extras.dump();
 }
 
+// Throws Error naming the first switch in which the family's own reader, given what its writer
+// wrote, comes to another model.
+void check_expressible(const Family& family, const ModelConfig& model, const OrderedJson& written) {
+  const Json json = Json::parse(written.dump());
+  const ModelConfig back = family.read_config(JsonObject(json, "config.json to be written"));
+  const auto same = [&](bool equal, std::string_view what) {
+    if (!equal) {
+      fail("a {} config.json cannot express {}; nothing is written", family.model_type, what);
+    }
+  };
+  same(back.norm == model.norm && back.norm_bias == model.norm_bias, "this kind of norm");
+  same(back.norm_eps == model.norm_eps, "this epsilon of the norms");
+  same(back.qkv_bias == model.qkv_bias && back.o_bias == model.o_bias,
+       "these biases of the attention's projections");
+  same(back.gated_mlp == model.gated_mlp,
+       model.gated_mlp ? "an MLP with a gate" : "an MLP without a gate");
+  same(back.mlp_bias == model.mlp_bias, "these biases of the MLP");
+  same(back.activation == model.activation, "this activation");
+  same(back.parallel_residual == model.parallel_residual, "this order of the residual branches");
+  same(back.qk_norm == model.qk_norm, "these norms of queries and keys");
+  same(back.position == model.position &&
+           back.learned_position_offset == model.learned_position_offset,
+       "this kind of positions");
+  same(back.rotary_dim == model.rotary_dim, "a partial rotation");
+  same(back.rope == model.rope, "this scaling of the rotation");
+  same(back.num_kv_heads == model.num_kv_heads && back.head_dim == model.head_dim,
+       "these heads for queries, keys and values");
+  same(back.tie_word_embeddings == model.tie_word_embeddings, "this kind of head");
+}
+
 OrderedJson pattern_json(const AttentionPattern& pattern) {
   OrderedJson json;
   json["block_size"] = pattern.block_size;
@@ -180,6 +239,13 @@ OrderedJson pattern_json(const AttentionPattern& pattern) {
   json["stride"] = pattern.stride;
   json["offsets"] = pattern.offsets;
   return json;
+}
+
+// Names of classes in modeling_longgen.py: "LonggenConfig" for Llama, "LonggenQwen2Config", ...
+std::string hybrid_class(const Family& family, std::string_view kind) {
+  std::string_view base = family.architecture.substr(0, family.architecture.find("ForCausalLM"));
+  if (base == "Llama") base = "";
+  return fmt::format("Longgen{}{}", base, kind);
 }
 
 void write_patterns(const ModelConfig& model, OrderedJson& out) {
@@ -208,8 +274,8 @@ void write_patterns(const ModelConfig& model, OrderedJson& out) {
 HfConfig read_hf_config(const Json& json, const std::string& where) {
   const JsonObject config(json, where);
   HfConfig result;
+  refuse_quantization(config);
   result.model = read_model(config);
-  refuse_unread_settings(config, result.model);
   try {
     result.model.validate();
   } catch (const Error& error) {
@@ -224,13 +290,16 @@ std::string write_hf_config(const ModelConfig& model, DType dtype, const std::st
   const Family& family = find_family(model.family, "config.json to be written");
   const bool hybrid = model.is_hybrid();
   OrderedJson out;
-  out["architectures"] = {hybrid ? "LonggenForCausalLM" : family.architecture};
+  out["architectures"] = {hybrid ? hybrid_class(family, "ForCausalLM")
+                                 : std::string(family.architecture)};
   out["model_type"] = hybrid ? "longgen" : family.model_type;
   if (hybrid) {
-    out["auto_map"]["AutoConfig"] = "modeling_longgen.LonggenConfig";
-    out["auto_map"]["AutoModelForCausalLM"] = "modeling_longgen.LonggenForCausalLM";
+    out["auto_map"]["AutoConfig"] = "modeling_longgen." + hybrid_class(family, "Config");
+    out["auto_map"]["AutoModelForCausalLM"] =
+        "modeling_longgen." + hybrid_class(family, "ForCausalLM");
   }
   family.write_config(model, out);
+  check_expressible(family, model, out);
   out["torch_dtype"] = torch_name(dtype);
   out["dtype"] = torch_name(dtype);
   if (hybrid) write_patterns(model, out);

@@ -1,6 +1,13 @@
 // config.json to ModelConfig and back. Hybrid models have model_type "longgen": the base family's
 // keys plus `layer_types` and an object `longgen` with the patterns; models whose layers are all
 // full are plain models of their family.
+//
+// Models with a token-exact window of their own (sliding_window below max_position_embeddings, in
+// layers that use it): up to that many tokens such attention and full attention are the same, so
+// the model is read as one of so many positions (ModelConfig::native_window, what is there said
+// about lifting it); asking for more is an Error with the reason. A window that no layer uses, or
+// that reaches max_position_embeddings, does not matter. Families whose layers differ otherwise
+// (Gemma, gpt-oss) are refused by name.
 #pragma once
 
 #include <optional>

@@ -1,6 +1,7 @@
 #include "longgen/formats/hf_rope.h"
 
 #include <cmath>
+#include <optional>
 
 #include "longgen/base/error.h"
 #include "longgen/formats/family.h"
@@ -21,8 +22,17 @@ RopeKind read_kind(const JsonObject& object) {
   if (name == "linear") return RopeKind::kLinear;
   if (name == "llama3") return RopeKind::kLlama3;
   if (name == "yarn") return RopeKind::kYarn;
-  object.fail_at(
-      key, fmt::format("\"{}\" is not supported; default, linear, llama3 and yarn are", name));
+  std::string_view reason;
+  if (name == "dynamic") {
+    reason = " (it changes all frequencies as the text grows, and keys in a cache cannot follow)";
+  }
+  if (name == "longrope" || name == "su") {
+    reason =
+        " (it changes all frequencies where the text passes the original length, and keys in a "
+        "cache cannot follow)";
+  }
+  object.fail_at(key, fmt::format("\"{}\" is not supported{}; default, linear, llama3 and yarn are",
+                                  name, reason));
 }
 
 void read_llama3(const JsonObject& object, RopeConfig& rope) {
@@ -66,14 +76,36 @@ RopeConfig read_scaling(const JsonObject& object, double theta, int64_t max_posi
   RopeConfig rope;
   rope.theta = object.number_or("rope_theta", theta, kMinTheta, kMaxTheta);
   rope.kind = read_kind(object);
-  if (object.number_or("partial_rotary_factor", 1, 0, 1) != 1) {
-    object.fail_at("partial_rotary_factor", "other than 1 is not supported for this family");
-  }
   if (rope.kind == RopeKind::kDefault) return rope;
   rope.factor = object.number("factor", 1, kMaxFactor);
   if (rope.kind == RopeKind::kLlama3) read_llama3(object, rope);
   if (rope.kind == RopeKind::kYarn) read_yarn(object, max_position_embeddings, rope);
   return rope;
+}
+
+// Wherever it stands: beside the other keys under one of the family's names, or in rope_parameters
+// or rope_scaling. All that are there must agree.
+double read_partial(const JsonObject& config, const HfRopeKeys& keys) {
+  std::optional<double> found;
+  const auto read = [&](const JsonObject& object, std::string_view key) {
+    if (key.empty() || !object.has(key)) return;
+    const double value = object.number(key, 0, 1);
+    if (keys.partial[0].empty() && value != 1) {
+      object.fail_at(key, "other than 1 is not supported for this family");
+    }
+    if (found && *found != value) {
+      object.fail_at(key,
+                     fmt::format("is {}, but another key says {}; make them equal", value, *found));
+    }
+    found = value;
+  };
+  constexpr std::string_view kName = "partial_rotary_factor";
+  if (keys.partial[0].empty()) read(config, kName);
+  for (const std::string_view key : keys.partial) read(config, key);
+  for (const char* place : {"rope_parameters", "rope_scaling"}) {
+    if (config.has(place)) read(config.object(place), kName);
+  }
+  return found.value_or(keys.partial_otherwise);
 }
 
 const char* kind_name(RopeKind kind) {
@@ -92,35 +124,45 @@ const char* kind_name(RopeKind kind) {
 
 }  // namespace
 
-RopeConfig read_hf_rope(const JsonObject& config, int64_t max_position_embeddings) {
-  const double theta = config.number_or("rope_theta", kDefaultTheta, kMinTheta, kMaxTheta);
-  const auto read = [&](const char* key) {
-    return read_scaling(config.object(key), theta, max_position_embeddings);
+HfRope read_hf_rope(const JsonObject& config, int64_t max_position_embeddings,
+                    const HfRopeKeys& keys) {
+  HfRope result{.partial_rotary_factor = read_partial(config, keys)};
+  // GPT-NeoX's own name for the base, or the one that everybody else has.
+  const std::string_view key = config.has(keys.theta) ? keys.theta : "rope_theta";
+  const double theta = config.number_or(key, kDefaultTheta, kMinTheta, kMaxTheta);
+  if (config.has("rope_theta") && config.number("rope_theta", kMinTheta, kMaxTheta) != theta) {
+    config.fail_at("rope_theta", fmt::format("and {} disagree; make them equal", keys.theta));
+  }
+  const auto read = [&](const char* place) {
+    return read_scaling(config.object(place), theta, max_position_embeddings);
   };
   if (!config.has("rope_parameters")) {
-    if (config.has("rope_scaling")) return read("rope_scaling");
-    RopeConfig rope;
-    rope.theta = theta;
-    return rope;
+    if (config.has("rope_scaling")) {
+      result.rope = read("rope_scaling");
+    } else {
+      result.rope.theta = theta;
+    }
+    return result;
   }
-  const RopeConfig rope = read("rope_parameters");
-  if (config.has("rope_theta") && theta != rope.theta) {
-    config.fail_at("rope_theta", fmt::format("is {}, but rope_parameters has {}; make them equal",
-                                             theta, rope.theta));
+  result.rope = read("rope_parameters");
+  if (config.has(key) && theta != result.rope.theta) {
+    config.fail_at(key, fmt::format("is {}, but rope_parameters has {}; make them equal", theta,
+                                    result.rope.theta));
   }
   if (config.has("rope_scaling")) {
     RopeConfig old = read("rope_scaling");
-    if (!config.has("rope_theta") && !config.object("rope_scaling").has("rope_theta")) {
-      old.theta = rope.theta;
+    if (!config.has(key) && !config.object("rope_scaling").has("rope_theta")) {
+      old.theta = result.rope.theta;
     }
-    if (!(old == rope)) {
+    if (!(old == result.rope)) {
       config.fail_at("rope_scaling", "and rope_parameters disagree; remove one");
     }
   }
-  return rope;
+  return result;
 }
 
-void write_hf_rope(const RopeConfig& rope, OrderedJson& out) {
+void write_hf_rope(const RopeConfig& rope, OrderedJson& out, const HfRopeKeys& keys,
+                   double partial_rotary_factor) {
   OrderedJson scaling;
   scaling["rope_type"] = kind_name(rope.kind);
   if (rope.kind != RopeKind::kDefault) scaling["factor"] = rope.factor;
@@ -136,12 +178,26 @@ void write_hf_rope(const RopeConfig& rope, OrderedJson& out) {
   if (rope.kind == RopeKind::kLlama3 || rope.kind == RopeKind::kYarn) {
     scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings;
   }
-  out["rope_theta"] = rope.theta;
+  const std::string_view partial = keys.partial[0];
+  out[std::string(keys.theta)] = rope.theta;
+  if (!partial.empty()) out[std::string(partial)] = partial_rotary_factor;
   if (rope.kind != RopeKind::kDefault) out["rope_scaling"] = scaling;
   OrderedJson parameters;
   parameters["rope_theta"] = rope.theta;
+  if (!partial.empty()) parameters["partial_rotary_factor"] = partial_rotary_factor;
   parameters.update(scaling);
   out["rope_parameters"] = parameters;
+}
+
+int64_t rotary_channels(int64_t head_dim, double partial_rotary_factor) {
+  return static_cast<int64_t>(static_cast<double>(head_dim) * partial_rotary_factor);
+}
+
+double partial_rotary_factor(const model::ModelConfig& model) {
+  const double factor = static_cast<double>(model.rotary_dim) / static_cast<double>(model.head_dim);
+  // The product may round to just below the whole number.
+  return rotary_channels(model.head_dim, factor) == model.rotary_dim ? factor
+                                                                     : std::nextafter(factor, 2.0);
 }
 
 }  // namespace longgen::formats

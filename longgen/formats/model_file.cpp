@@ -5,6 +5,7 @@
 #include "longgen/base/error.h"
 #include "longgen/base/mapped_file.h"
 #include "longgen/formats/family.h"
+#include "longgen/formats/gguf_architecture.h"
 #include "longgen/formats/hf_config.h"
 #include "longgen/formats/json.h"
 #include "longgen/formats/weight_source.h"
@@ -122,7 +123,7 @@ void open_hugging_face(const fs::path& config_path, const fs::path& directory,
 }
 
 void open_gguf(const GgufFile& file, model::ModelConfig& config, ModelExtras& extras) {
-  config = find_gguf_family(file).read_gguf_config(file);
+  config = find_gguf_architecture(file).read_config(file);
   try {
     config.validate();
   } catch (const Error& error) {
@@ -152,8 +153,8 @@ ModelFile ModelFile::open(const fs::path& path) {
     }
     open_hugging_face(path / "config.json", path, impl->config, impl->extras, impl->config_dtype);
     if (ShardedSafetensors::exists(path)) {
-      impl->weights =
-          make_safetensors_source(find_family(impl->config.family, path.string()), path);
+      impl->weights = make_safetensors_source(find_family(impl->config.family, path.string()),
+                                              impl->config, path);
     } else {
       refuse_other_weights(path);
     }
@@ -162,7 +163,7 @@ ModelFile ModelFile::open(const fs::path& path) {
     impl->gguf = std::make_unique<GgufFile>(path);
     open_gguf(*impl->gguf, impl->config, impl->extras);
     if (!impl->gguf->tensors().empty()) {
-      impl->weights = make_gguf_source(find_gguf_family(*impl->gguf), *impl->gguf, impl->config);
+      impl->weights = make_gguf_source(*impl->gguf, impl->config);
     }
   } else if (path.extension() == ".json") {
     const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
@@ -204,10 +205,25 @@ DType ModelFile::lossless_dtype() const {
   return DType::kBF16;
 }
 
+std::vector<WeightScheme> ModelFile::weight_schemes() const {
+  std::vector<WeightScheme> schemes;
+  for (const model::ParamSpec& spec : model::param_specs(impl_->config)) {
+    schemes.push_back(impl_->weights == nullptr ? WeightScheme::kPlain
+                                                : impl_->weights->scheme(spec));
+  }
+  return schemes;
+}
+
 void ModelFile::read_weights(const model::ParameterSet& weights) const {
   check_weights();
   for (size_t i = 0; i < weights.specs().size(); ++i) {
-    read_finite(*impl_->weights, weights.specs()[i].name, weights.tensors()[i]);
+    const model::ParamSpec& spec = weights.specs()[i];
+    if (weights.scheme(i) == WeightScheme::kPlain) {
+      read_finite(*impl_->weights, spec, weights.tensors()[i]);
+    } else {
+      impl_->weights->read_quantized(spec, weights.view(i));
+      impl_->weights->drop_resident();
+    }
   }
   impl_->weights->drop_resident();
 }
@@ -223,9 +239,11 @@ void ModelFile::check_weights() const {
 }
 
 void ModelFile::read_weight(std::string_view name, const Tensor& destination) const {
-  require(impl_->weights != nullptr && impl_->weights->has(name), "{}: there is no parameter {}",
-          impl_->path.string(), name);
-  read_finite(*impl_->weights, name, destination);
+  for (const model::ParamSpec& spec : model::param_specs(impl_->config)) {
+    if (spec.name != name || impl_->weights == nullptr) continue;
+    return read_finite(*impl_->weights, spec, destination);
+  }
+  fail("{}: there is no parameter {}", impl_->path.string(), name);
 }
 
 }  // namespace longgen::formats

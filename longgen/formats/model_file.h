@@ -54,9 +54,14 @@ class ModelFile {
   // the smaller of the two that loses nothing.
   DType lossless_dtype() const;
 
-  // Fills every tensor of the set (converted to its dtype; Llama's Q and K rows of GGUF files
-  // restored to Hugging Face's order). Throws Error that names each missing, unknown or mis-shaped
-  // tensor before reading any, and the first that holds NaN or infinity.
+  // For each parameter (model::param_specs) how it is stored where products can take it as it is
+  // (model::ParameterSet), kPlain where it must be converted.
+  std::vector<WeightScheme> weight_schemes() const;
+
+  // Fills every tensor of the set (converted to its dtype, or as stored where the set keeps it so;
+  // Llama's Q and K rows of GGUF files restored to Hugging Face's order). Throws Error that names
+  // each missing, unknown or mis-shaped tensor before reading any, and the first that holds NaN or
+  // infinity.
   void read_weights(const model::ParameterSet& weights) const;
   // The same in two steps, for models that need not be in memory whole: names and shapes, then one
   // parameter into a host tensor of its shape and any floating dtype.

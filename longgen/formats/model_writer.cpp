@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <vector>
 
 #include "embedded/modeling_longgen.h"
@@ -73,23 +74,56 @@ Json parse_extras(const std::string& text, const char* what) {
   return text.empty() ? Json::object() : parse_json(text, what);
 }
 
-struct Shard {
-  std::string file;
-  std::vector<model::ParamSpec> specs;
+// A tensor of the file and the parameters that are its rows, each with where.
+struct StoredTensor {
+  struct Part {
+    model::ParamSpec spec;
+    StoredRows rows;
+  };
+  std::string name;
+  std::vector<int64_t> shape;
+  std::vector<Part> parts;
+
+  int64_t numel() const {
+    int64_t n = 1;
+    for (const int64_t size : shape) n *= size;
+    return n;
+  }
 };
 
-// Cuts the parameters, in order, so that no shard of several tensors exceeds max_bytes.
-std::vector<Shard> cut_shards(const std::vector<model::ParamSpec>& specs, int64_t element,
+// In the order of their first parameters.
+std::vector<StoredTensor> stored_tensors(const model::ModelConfig& config, const Family& family) {
+  std::vector<StoredTensor> tensors;
+  std::map<std::string, size_t> index;
+  for (const model::ParamSpec& spec : model::param_specs(config)) {
+    StoredRows rows = family.stored_rows(config, spec);
+    const auto [at, fresh] = index.try_emplace(rows.tensor, tensors.size());
+    if (fresh) {
+      tensors.push_back({.name = rows.tensor, .shape = spec.shape});
+      tensors.back().shape[0] = rows.total;
+    }
+    tensors[at->second].parts.push_back({spec, std::move(rows)});
+  }
+  return tensors;
+}
+
+struct Shard {
+  std::string file;
+  std::vector<StoredTensor> tensors;
+};
+
+// Cuts the tensors, in order, so that no shard of several exceeds max_bytes.
+std::vector<Shard> cut_shards(std::vector<StoredTensor> tensors, int64_t element,
                               int64_t max_bytes) {
   std::vector<Shard> shards(1);
   int64_t bytes = 0;
-  for (const model::ParamSpec& spec : specs) {
-    const int64_t size = spec.numel() * element;
-    if (!shards.back().specs.empty() && bytes + size > max_bytes) {
+  for (StoredTensor& tensor : tensors) {
+    const int64_t size = tensor.numel() * element;
+    if (!shards.back().tensors.empty() && bytes + size > max_bytes) {
       shards.emplace_back();
       bytes = 0;
     }
-    shards.back().specs.push_back(spec);
+    shards.back().tensors.push_back(std::move(tensor));
     bytes += size;
   }
   if (shards.size() == 1) {
@@ -102,17 +136,29 @@ std::vector<Shard> cut_shards(const std::vector<model::ParamSpec>& specs, int64_
   return shards;
 }
 
-std::string index_text(const std::vector<Shard>& shards, const Family& family, int64_t element) {
+std::string index_text(const std::vector<Shard>& shards, int64_t element) {
   Json json;
   int64_t total = 0;
   for (const Shard& shard : shards) {
-    for (const model::ParamSpec& spec : shard.specs) {
-      json["weight_map"][family.hf_name(spec.name)] = shard.file;
-      total += spec.numel() * element;
+    for (const StoredTensor& tensor : shard.tensors) {
+      json["weight_map"][tensor.name] = shard.file;
+      total += tensor.numel() * element;
     }
   }
   json["metadata"]["total_size"] = total;
   return json.dump(2) + "\n";
+}
+
+// Puts a parameter's rows at their place in a stored tensor of several.
+void place_rows(const StoredTensor::Part& part, const Tensor& tensor, DType dtype,
+                std::byte* stored) {
+  const int64_t count = part.spec.shape[0], width = part.spec.numel() / count;
+  const int64_t bytes = width * dtype_size(dtype);
+  const auto* from = static_cast<const std::byte*>(tensor.raw());
+  for (int64_t row = 0; row < count; ++row) {
+    convert_elements(tensor.dtype(), from + row * width * dtype_size(tensor.dtype()), dtype,
+                     stored + part.rows.stored_row(row) * bytes, width);
+  }
 }
 
 }  // namespace
@@ -212,27 +258,39 @@ void ModelWriter::write_config_files(const ModelExtras& extras) const {
 void ModelWriter::write_weights(const TensorProvider& tensor_of) {
   const Family& family = find_family(config_.family, "model to be written");
   const int64_t element = dtype_size(options_.dtype);
-  const auto shards = cut_shards(model::param_specs(config_), element, options_.max_shard_bytes);
+  const auto shards =
+      cut_shards(stored_tensors(config_, family), element, options_.max_shard_bytes);
+  const auto finite_tensor_of = [&](const model::ParamSpec& spec) {
+    const Tensor tensor = tensor_of(spec);
+    if (has_nonfinite(tensor)) {
+      fail("tensor {} holds NaN or infinity; the model is not written to {}", spec.name,
+           target_.string());
+    }
+    return tensor;
+  };
+  std::vector<std::byte> joined;  // fused projections
   for (const Shard& shard : shards) {
     std::vector<SafetensorsSpec> specs;
-    for (const model::ParamSpec& spec : shard.specs) {
-      specs.push_back({family.hf_name(spec.name), options_.dtype, spec.shape});
+    for (const StoredTensor& tensor : shard.tensors) {
+      specs.push_back({tensor.name, options_.dtype, tensor.shape});
     }
     // Transformers wants to know that the tensors are PyTorch's.
     SafetensorsWriter file(staging_ / shard.file, std::move(specs), {{"format", "pt"}});
-    for (const model::ParamSpec& spec : shard.specs) {
-      const Tensor tensor = tensor_of(spec);
-      if (has_nonfinite(tensor)) {
-        fail("tensor {} holds NaN or infinity; the model is not written to {}", spec.name,
-             target_.string());
+    for (const StoredTensor& tensor : shard.tensors) {
+      if (tensor.parts.size() == 1) {
+        file.write(finite_tensor_of(tensor.parts[0].spec));
+        continue;
       }
-      file.write(tensor);
+      joined.resize(static_cast<size_t>(tensor.numel() * element));
+      for (const StoredTensor::Part& part : tensor.parts) {
+        place_rows(part, finite_tensor_of(part.spec), options_.dtype, joined.data());
+      }
+      file.write(Tensor(joined.data(), options_.dtype, std::span<const int64_t>(tensor.shape)));
     }
     file.commit();
   }
   if (shards.size() > 1) {
-    write_file_atomically(staging_ / "model.safetensors.index.json",
-                          index_text(shards, family, element));
+    write_file_atomically(staging_ / "model.safetensors.index.json", index_text(shards, element));
   }
   weights_written_ = true;
 }

@@ -46,9 +46,9 @@ class ModelWriter {
   // The folder that other files of the model (the tokenizer's) are written to before commit().
   const std::filesystem::path& staging() const { return staging_; }
 
-  // One tensor a parameter, in the order of param_specs(config): any floating dtype, the
-  // parameter's shape, valid until the next call. Throws Error naming a tensor that holds NaN or
-  // infinity.
+  // One tensor a parameter, in the order of param_specs(config) but with those together that the
+  // family's files keep in one tensor: any floating dtype, contiguous, the parameter's shape, valid
+  // until the next call. Throws Error naming a tensor that holds NaN or infinity.
   using TensorProvider = std::function<Tensor(const model::ParamSpec&)>;
   void write_weights(const TensorProvider& tensor_of);
   void write_weights(const model::ParameterSet& weights);

@@ -181,12 +181,40 @@ const SafetensorsEntry& SafetensorsFile::operator[](std::string_view name) const
   return *entry;
 }
 
-void SafetensorsFile::read(const SafetensorsEntry& entry, const Tensor& destination) const {
-  const std::string where = fmt::format("{}: tensor {}", path().string(), entry.name);
+namespace {
+
+void require_readable(const SafetensorsEntry& entry, const std::string& where) {
   if (!entry.dtype) {
     fail("{}: dtype {} cannot be read; convert the file to F32, F16 or BF16 first", where,
          entry.dtype_name);
   }
+}
+
+void require_convertible(const SafetensorsEntry& entry, DType to, const std::string& where) {
+  if (*entry.dtype != to && !(is_floating(*entry.dtype) && is_floating(to))) {
+    fail("{}: {} cannot be converted to {}", where, entry.dtype_name, dtype_name(to));
+  }
+}
+
+}  // namespace
+
+void SafetensorsFile::read_rows(const SafetensorsEntry& entry, int64_t begin, int64_t count,
+                                DType dtype, void* out) const {
+  const std::string where = fmt::format("{}: tensor {}", path().string(), entry.name);
+  require_readable(entry, where);
+  require_convertible(entry, dtype, where);
+  const int64_t rows = entry.shape.empty() ? 1 : entry.shape[0];
+  require(begin >= 0 && count >= 0 && begin <= rows && count <= rows - begin,
+          "{}: rows {} + {} of {}", where, begin, count, rows);
+  if (rows == 0) return;
+  const int64_t row_bytes = static_cast<int64_t>(entry.bytes.size()) / rows;
+  convert_elements(*entry.dtype, entry.bytes.data() + begin * row_bytes, dtype, out,
+                   count * (row_bytes / dtype_size(*entry.dtype)));
+}
+
+void SafetensorsFile::read(const SafetensorsEntry& entry, const Tensor& destination) const {
+  const std::string where = fmt::format("{}: tensor {}", path().string(), entry.name);
+  require_readable(entry, where);
   const std::vector<int64_t> shape = entry.shape.empty() ? std::vector<int64_t>{1} : entry.shape;
   if (!std::equal(shape.begin(), shape.end(), destination.shape().begin(),
                   destination.shape().end())) {
@@ -195,11 +223,7 @@ void SafetensorsFile::read(const SafetensorsEntry& entry, const Tensor& destinat
   }
   require(destination.is_contiguous() && destination.device() == longgen::Device::kHost,
           "{}: the destination must be contiguous in host memory", where);
-  if (*entry.dtype != destination.dtype() &&
-      !(is_floating(*entry.dtype) && is_floating(destination.dtype()))) {
-    fail("{}: {} cannot be converted to {}", where, entry.dtype_name,
-         dtype_name(destination.dtype()));
-  }
+  require_convertible(entry, destination.dtype(), where);
   convert_elements(*entry.dtype, entry.bytes.data(), destination.dtype(), destination.raw(),
                    destination.numel());
 }

@@ -58,6 +58,11 @@ class SafetensorsFile {
     read((*this)[name], destination);
   }
 
+  // Elements of rows [begin, begin + count) of a tensor, converted to another floating dtype. Rows
+  // are those of the first dimension. Throws Error naming the tensor.
+  void read_rows(const SafetensorsEntry& entry, int64_t begin, int64_t count, DType dtype,
+                 void* out) const;
+
   void drop_resident() const { file_.drop_resident(); }
 
  private:

@@ -6,6 +6,8 @@
 
 #include "longgen/base/error.h"
 #include "longgen/formats/convert_elements.h"
+#include "longgen/formats/gguf_architecture.h"
+#include "longgen/formats/quantized_blocks.h"
 
 namespace longgen::formats {
 namespace {
@@ -14,29 +16,56 @@ bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
 }
 
-// The files' names by canonical name.
+// The files' names by standard name.
 using NameMap = std::map<std::string, std::string, std::less<>>;
 
-void add_name(NameMap& map, std::string canonical, const std::string& stored,
-              const std::string& file) {
-  const auto [it, fresh] = map.try_emplace(std::move(canonical), stored);
+void add_name(NameMap& map, std::string name, const std::string& stored, const std::string& file) {
+  const auto [it, fresh] = map.try_emplace(std::move(name), stored);
   if (!fresh) fail("{}: tensors {} and {} are the same parameter", file, it->second, stored);
 }
 
 std::vector<std::string> keys(const NameMap& map) {
   std::vector<std::string> names;
-  for (const auto& [canonical, stored] : map) names.push_back(canonical);
+  for (const auto& [name, stored] : map) names.push_back(name);
   return names;
+}
+
+// The shape that the stored tensor of a parameter must have.
+std::vector<int64_t> stored_shape(const StoredRows& rows, const model::ParamSpec& spec) {
+  std::vector<int64_t> shape = spec.shape;
+  shape[0] = rows.total;
+  return shape;
+}
+
+void require_stored(const WeightSource& source, const StoredRows& rows,
+                    const model::ParamSpec& spec) {
+  require(source.has(rows.tensor), "tensor {} is missing", rows.tensor);
+  const std::vector<int64_t> expected = stored_shape(rows, spec);
+  require(source.shape(rows.tensor) == expected, "{} should be [{}]", source.describe(rows.tensor),
+          fmt::join(expected, ", "));
+}
+
+// Calls copy(stored row, parameter row, count) for every stretch of rows that are consecutive in
+// both, at most `most` at a time.
+template <typename Copy>
+void for_stretches(const StoredRows& rows, int64_t count, int64_t most, const Copy& copy) {
+  for (int64_t f = 0; f < count;) {
+    int64_t length = std::min(most, count - f);
+    if (rows.run > 0) length = std::min(length, rows.run - f % rows.run);
+    copy(rows.stored_row(f), f, length);
+    f += length;
+  }
 }
 
 class SafetensorsSource : public WeightSource {
  public:
-  SafetensorsSource(const Family& family, const std::filesystem::path& directory)
-      : files_(directory) {
+  SafetensorsSource(const Family& family, const model::ModelConfig& config,
+                    const std::filesystem::path& directory)
+      : family_(family), config_(config), files_(directory) {
     for (const std::string& stored : files_.names()) {
-      std::string canonical = family.canonical_name(stored).value_or(stored);
-      if (!canonical.empty()) {
-        add_name(names_, std::move(canonical), stored, files_.file_of(stored).path().string());
+      std::string name = family.standard_name(stored);
+      if (!name.empty()) {
+        add_name(names_, std::move(name), stored, files_.file_of(stored).path().string());
       }
     }
   }
@@ -53,8 +82,19 @@ class SafetensorsSource : public WeightSource {
     return entry(a).dtype_name == entry(b).dtype_name && entry(a).shape == entry(b).shape &&
            same_bytes(entry(a).bytes, entry(b).bytes);
   }
-  void read(std::string_view name, const Tensor& destination) const override {
-    file(name).read(entry(name), destination);
+  StoredRows rows_of(const model::ParamSpec& spec) const override {
+    return family_.stored_rows(config_, spec);
+  }
+  void read(const model::ParamSpec& spec, const Tensor& destination) const override {
+    const StoredRows rows = rows_of(spec);
+    require_stored(*this, rows, spec);
+    const int64_t bytes = destination.numel() / spec.shape[0] * dtype_size(destination.dtype());
+    auto* out = static_cast<std::byte*>(destination.raw());
+    for_stretches(
+        rows, spec.shape[0], spec.shape[0], [&](int64_t stored, int64_t f, int64_t count) {
+          file(rows.tensor)
+              .read_rows(entry(rows.tensor), stored, count, destination.dtype(), out + f * bytes);
+        });
   }
   void drop_resident() const override {
     for (const auto& file : files_.files()) file->drop_resident();
@@ -68,25 +108,28 @@ class SafetensorsSource : public WeightSource {
     return *files_.find(names_.find(name)->second);
   }
 
+  const Family& family_;
+  const model::ModelConfig& config_;
   ShardedSafetensors files_;
   NameMap names_;
 };
 
 class GgufSource : public WeightSource {
  public:
-  GgufSource(const Family& family, const GgufFile& file, const model::ModelConfig& config)
-      : family_(family), file_(file), config_(config) {
-    for (const GgufTensor& tensor : file.tensors()) {
-      std::string canonical = family.canonical_gguf_name(tensor.name).value_or(tensor.name);
-      add_name(names_, std::move(canonical), tensor.name, file.path().string());
-    }
-  }
+  GgufSource(const GgufFile& file, const model::ModelConfig& config)
+      : architecture_(find_gguf_architecture(file)), file_(file), config_(config) {}
 
-  std::vector<std::string> names() const override { return keys(names_); }
-  bool has(std::string_view name) const override { return names_.find(name) != names_.end(); }
+  std::vector<std::string> names() const override {
+    std::vector<std::string> names;
+    for (const GgufTensor& tensor : file_.tensors()) {
+      if (!architecture_.carries_no_parameter(tensor.name)) names.push_back(tensor.name);
+    }
+    return names;
+  }
+  bool has(std::string_view name) const override { return file_.find(name) != nullptr; }
   std::vector<int64_t> shape(std::string_view name) const override { return tensor(name).shape; }
   std::string describe(std::string_view name) const override {
-    return fmt::format("{}: tensor {} {}", file_.path().string(), tensor(name).name,
+    return fmt::format("{}: tensor {} {}", file_.path_of(tensor(name)).string(), name,
                        tensor(name).shape_string());
   }
   bool is_bf16(std::string_view name) const override {
@@ -96,57 +139,74 @@ class GgufSource : public WeightSource {
     return tensor(a).type == tensor(b).type && tensor(a).shape == tensor(b).shape &&
            same_bytes(tensor(a).bytes, tensor(b).bytes);
   }
-  void read(std::string_view name, const Tensor& destination) const override;
+  StoredRows rows_of(const model::ParamSpec& spec) const override {
+    return architecture_.stored_rows(config_, spec);
+  }
+  void read(const model::ParamSpec& spec, const Tensor& destination) const override;
+  WeightScheme scheme(const model::ParamSpec& spec) const override;
+  void read_quantized(const model::ParamSpec& spec, const WeightView& destination) const override;
   void drop_resident() const override { file_.drop_resident(); }
 
  private:
-  const GgufTensor& tensor(std::string_view name) const {
-    return *file_.find(names_.find(name)->second);
-  }
+  const GgufTensor& tensor(std::string_view name) const { return *file_.find(name); }
 
-  const Family& family_;
+  const GgufArchitecture& architecture_;
   const GgufFile& file_;
   const model::ModelConfig& config_;
-  NameMap names_;
 };
 
-// GGUF keeps the rows of a Llama head as (pair, half), Hugging Face as (half, pair): row 2 p + h of
-// a head becomes row h d / 2 + p, for matrices [heads d, in] and biases [heads d] alike.
-int64_t unpermuted_row(int64_t row, int64_t head_dim) {
-  const int64_t in_head = row % head_dim;
-  return row - in_head + (in_head % 2) * (head_dim / 2) + in_head / 2;
+void GgufSource::read(const model::ParamSpec& spec, const Tensor& destination) const {
+  const StoredRows rows = rows_of(spec);
+  require_stored(*this, rows, spec);
+  const GgufTensor& stored = tensor(rows.tensor);
+  // A vector is dequantised whole: its blocks run along it.
+  const bool vector = stored.shape.size() == 1;
+  const int64_t width = vector ? 1 : stored.shape.back();
+  const int64_t most = std::clamp<int64_t>((int64_t{1} << 18) / width, 1, rows.total);
+  std::vector<float> values(static_cast<size_t>(vector ? rows.total : most * width));
+  if (vector) file_.read_rows(stored, 0, 1, values.data());
+  const int64_t bytes = width * dtype_size(destination.dtype());
+  auto* out = static_cast<std::byte*>(destination.raw());
+  for_stretches(rows, spec.shape[0], most, [&](int64_t first, int64_t f, int64_t count) {
+    if (!vector) file_.read_rows(stored, first, count, values.data());
+    const auto* from = reinterpret_cast<const std::byte*>(values.data() + (vector ? first : 0));
+    if (rows.interleaved == 0) {
+      convert_elements(DType::kF32, from, destination.dtype(), out + f * bytes, count * width);
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      convert_elements(DType::kF32, from + i * width * 4, destination.dtype(),
+                       out + rows.row(f + i) * bytes, width);
+    }
+  });
 }
 
-void GgufSource::read(std::string_view name, const Tensor& destination) const {
-  const GgufTensor& stored = tensor(name);
-  int64_t heads = 0;
-  const bool permuted = family_.gguf_permuted(config_, name, heads);
-  const int64_t rows_of_heads = heads * config_.head_dim;
-  if (permuted && (stored.shape[0] != rows_of_heads || config_.head_dim % 2 != 0)) {
-    fail("{}: its rows are not {} heads of {} channels", describe(name), heads, config_.head_dim);
-  }
-  const bool vector = stored.shape.size() == 1;
-  const int64_t columns = stored.shape.back();  // what is dequantised together
-  const int64_t rows = destination.numel() / columns;
-  const int64_t width = vector ? 1 : columns;  // what is moved together
-  const int64_t element = dtype_size(destination.dtype());
-  const int64_t piece = std::clamp<int64_t>((int64_t{1} << 18) / columns, 1, rows);
-  std::vector<float> values(static_cast<size_t>(piece * columns));
-  auto* out = static_cast<std::byte*>(destination.raw());
-  for (int64_t begin = 0; begin < rows; begin += piece) {
-    const int64_t count = std::min(piece, rows - begin);
-    file_.read_rows(stored, begin, count, values.data());
-    const auto* source = reinterpret_cast<const std::byte*>(values.data());
-    const int64_t first = begin * columns / width, units = count * columns / width;
-    if (!permuted) {
-      convert_elements(DType::kF32, source, destination.dtype(), out + first * width * element,
-                       units * width);
-      continue;
-    }
-    for (int64_t i = 0; i < units; ++i) {
-      const int64_t row = unpermuted_row(first + i, config_.head_dim);
-      convert_elements(DType::kF32, source + i * width * 4, destination.dtype(),
-                       out + row * width * element, width);
+WeightScheme GgufSource::scheme(const model::ParamSpec& spec) const {
+  const GgufTensor* stored = file_.find(rows_of(spec).tensor);
+  if (stored == nullptr || spec.shape.size() != 2) return WeightScheme::kPlain;
+  return scheme_of_ggml_type(stored->type);
+}
+
+// Rows are permuted and blocks run along them, so that whole blocks move.
+void GgufSource::read_quantized(const model::ParamSpec& spec, const WeightView& destination) const {
+  const StoredRows rows = rows_of(spec);
+  require_stored(*this, rows, spec);
+  const GgufTensor& stored = tensor(rows.tensor);
+  const WeightScheme scheme = destination.scheme;
+  require(scheme == scheme_of_ggml_type(stored.type), "{} is read as {}", describe(rows.tensor),
+          quantized::scheme_name(scheme));
+  const int64_t blocks = spec.shape[1] / quantized::row_block(scheme);
+  const auto row_bytes = static_cast<int64_t>(stored.bytes.size()) / rows.total;
+  for (int64_t f = 0; f < spec.shape[0]; ++f) {
+    const std::byte* from = stored.bytes.data() + rows.stored_row(f) * row_bytes;
+    for (int64_t i = 0; i < blocks; ++i) {
+      const quantized::RowBlock block =
+          read_quantized_block(scheme, from + i * (row_bytes / blocks));
+      if (!is_finite(scheme, block)) {
+        fail("{} holds a scale that is NaN or infinity; the file is damaged: use another",
+             describe(rows.tensor));
+      }
+      quantized::store_block(destination, rows.row(f), i, block);
     }
   }
 }
@@ -170,14 +230,18 @@ class Problems {
   std::string list_;
 };
 
-constexpr std::string_view kHead = "lm_head.weight", kEmbedding = "model.embed_tokens.weight";
-
 void check_unknown(const WeightSource& source, const model::ModelConfig& config,
                    const std::set<std::string>& unknown, Problems& problems) {
+  // What the head would be called, had it a tensor of its own.
+  model::ModelConfig untied = config;
+  untied.tie_word_embeddings = false;
+  const std::vector<model::ParamSpec> specs = model::param_specs(untied);
+  const std::string embedding = source.rows_of(specs.front()).tensor;
+  const std::string head = source.rows_of(specs.back()).tensor;
   for (const std::string& name : unknown) {
-    if (name != kHead || !config.tie_word_embeddings) {
+    if (name != head || !config.tie_word_embeddings) {
       problems.add(source.describe(name) + " is not a parameter of this model");
-    } else if (!source.has(kEmbedding) || !source.same_contents(name, kEmbedding)) {
+    } else if (!source.has(embedding) || !source.same_contents(name, embedding)) {
       // A copy of the tied matrix is harmless.
       problems.add(source.describe(name) +
                    " differs from the embedding, but tie_word_embeddings is true");
@@ -187,38 +251,46 @@ void check_unknown(const WeightSource& source, const model::ModelConfig& config,
 
 }  // namespace
 
-std::unique_ptr<WeightSource> make_safetensors_source(const Family& family,
-                                                      const std::filesystem::path& directory) {
-  return std::make_unique<SafetensorsSource>(family, directory);
+void WeightSource::read_quantized(const model::ParamSpec& spec, const WeightView&) const {
+  fail("{} is not quantised", describe(rows_of(spec).tensor));
 }
 
-std::unique_ptr<WeightSource> make_gguf_source(const Family& family, const GgufFile& file,
+std::unique_ptr<WeightSource> make_safetensors_source(const Family& family,
+                                                      const model::ModelConfig& config,
+                                                      const std::filesystem::path& directory) {
+  return std::make_unique<SafetensorsSource>(family, config, directory);
+}
+
+std::unique_ptr<WeightSource> make_gguf_source(const GgufFile& file,
                                                const model::ModelConfig& config) {
-  return std::make_unique<GgufSource>(family, file, config);
+  return std::make_unique<GgufSource>(file, config);
 }
 
 void check_weights(const WeightSource& source, const model::ModelConfig& config,
                    const std::string& where) {
   const std::vector<std::string> stored = source.names();
-  std::set<std::string> unknown(stored.begin(), stored.end());
+  std::set<std::string> unknown(stored.begin(), stored.end()), checked;
   Problems problems;
   for (const model::ParamSpec& spec : model::param_specs(config)) {
-    if (unknown.erase(spec.name) == 0) {
-      problems.add(fmt::format("tensor {} is missing", spec.name));
-    } else if (source.shape(spec.name) != spec.shape) {
-      problems.add(fmt::format("{} should be [{}]", source.describe(spec.name),
-                               fmt::join(spec.shape, ", ")));
+    const StoredRows rows = source.rows_of(spec);
+    if (!checked.insert(rows.tensor).second) continue;  // a fused tensor, seen before
+    unknown.erase(rows.tensor);
+    try {
+      require_stored(source, rows, spec);
+    } catch (const Error& problem) {
+      problems.add(problem.what());
     }
   }
   check_unknown(source, config, unknown, problems);
   problems.throw_if_any(where);
 }
 
-void read_finite(const WeightSource& source, std::string_view name, const Tensor& destination) {
-  source.read(name, destination);
+void read_finite(const WeightSource& source, const model::ParamSpec& spec,
+                 const Tensor& destination) {
+  source.read(spec, destination);
   if (has_nonfinite(destination)) {
     fail("{} holds NaN or infinity (as {}); the checkpoint is damaged or diverged: use another",
-         source.describe(name), dtype_name(destination.dtype()));
+         source.describe(source.rows_of(spec).tensor), dtype_name(destination.dtype()));
   }
   // Mapped pages count as this process's memory; the next tensors need it more.
   constexpr int64_t kLarge = int64_t{8} << 20;

@@ -69,6 +69,8 @@ double ModelConfig::attention_scale() const { return 1 / std::sqrt(static_cast<d
 void ModelConfig::validate() const {
   require(!family.empty(), "model config: family is empty");
   check_dimensions(*this);
+  check_count("native_window", native_window, 0, int64_t{1} << 31);
+  check_native_window(*this, max_position_embeddings);
   check_number("norm_eps", norm_eps, 0);
   if (position == PositionKind::kRope) {
     check_rope(*this);
@@ -87,6 +89,16 @@ void ModelConfig::validate() const {
             "model config: layer {} has block size {}, layer 0 has {}; they must be equal", layer,
             patterns[layer].block_size, patterns[0].block_size);
   }
+}
+
+void check_native_window(const ModelConfig& config, int64_t positions) {
+  if (config.native_window == 0 || positions <= config.native_window) return;
+  fail(
+      "{} positions, but this model was trained with a sliding window: each of its tokens sees the "
+      "newest {} only, and attention with such a window is not supported. Up to {} tokens it is "
+      "the same as full attention: stay within them, or train the model at the greater length "
+      "(longgen extend), which replaces the window",
+      positions, config.native_window, config.native_window);
 }
 
 void set_full_attention(ModelConfig& config, int64_t block_size) {

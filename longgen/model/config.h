@@ -33,6 +33,12 @@ struct ModelConfig {
   int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0;
   int64_t num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0;
   int64_t max_position_embeddings = 0;
+  // For models whose own attention sees no more than the newest tokens (Mistral 7B v0.1, Phi-3-mini
+  // 4K): how many, the query counted. Up to so many tokens full attention is the same, so such a
+  // model is one of that many positions (max_position_embeddings <= native_window); beyond them
+  // its attention would be a window of tokens, which there is not, and passes refuse them.
+  // Training at a greater length makes another model of it and sets 0: no such window.
+  int64_t native_window = 0;
 
   NormKind norm = NormKind::kRms;
   double norm_eps = 1e-5;
@@ -59,6 +65,9 @@ struct ModelConfig {
   // than 4096 layers) or inconsistent; head_dim must be a multiple of 16.
   void validate() const;
 };
+
+// Throws Error with the reason when the model's own window is less than `positions`.
+void check_native_window(const ModelConfig& config, int64_t positions);
 
 // Sets every layer to full attention with this block size.
 void set_full_attention(ModelConfig& config, int64_t block_size = 64);

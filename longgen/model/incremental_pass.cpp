@@ -130,7 +130,9 @@ IncrementalPass::IncrementalPass(const ModelConfig& config, const ParameterSet& 
                                  Backend& backend, int64_t max_rows, int64_t max_logit_rows,
                                  int64_t max_position, MemoryResource& memory)
     : impl_(std::make_unique<Impl>(config, weights, backend, max_rows, max_logit_rows, max_position,
-                                   memory)) {}
+                                   memory)) {
+  check_native_window(config, max_position);
+}
 
 IncrementalPass::~IncrementalPass() = default;
 

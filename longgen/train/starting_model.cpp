@@ -64,6 +64,7 @@ void apply_recipe(const Recipe& recipe, model::ModelConfig& config) {
   config.max_position_embeddings = m.max_position_embeddings > 0
                                        ? m.max_position_embeddings
                                        : std::max(config.max_position_embeddings, longest);
+  if (longest > config.native_window) config.native_window = 0;  // another model, by training
 }
 
 }  // namespace

@@ -28,6 +28,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, repeat_kv
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm, MistralRotaryEmbedding
+from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm, Phi3RotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, Qwen2RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding
 
@@ -98,9 +100,11 @@ def rotary_table(self, x, position_ids):
 
 
 def use_fp64_formulas(model, rope, rotary_dim):
-    rotary = (LlamaRotaryEmbedding, Qwen2RotaryEmbedding, Qwen3RotaryEmbedding, GPTNeoXRotaryEmbedding)
+    norms = (LlamaRMSNorm, MistralRMSNorm, Phi3RMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)
+    rotary = (LlamaRotaryEmbedding, MistralRotaryEmbedding, Phi3RotaryEmbedding, Qwen2RotaryEmbedding,
+              Qwen3RotaryEmbedding, GPTNeoXRotaryEmbedding)
     for module in model.modules():
-        if isinstance(module, (LlamaRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)):
+        if isinstance(module, norms):
             module.forward = types.MethodType(rms_norm, module)
         elif isinstance(module, rotary):
             inv, factor = inverse_frequencies(rope, rotary_dim)

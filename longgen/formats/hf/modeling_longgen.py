@@ -13,30 +13,14 @@ The masks are dense and the cache keeps every key: this file is for checking and
 """
 
 import torch
-from torch import nn
 from transformers.cache_utils import DynamicCache
-from transformers.models.llama.configuration_llama import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaForCausalLM, LlamaModel
-
-
-class LonggenConfig(LlamaConfig):
-    model_type = "longgen"
-
-    def __init__(self, longgen=None, **kwargs):
-        super().__init__(**kwargs)
-        self.longgen = longgen
-        if longgen is None:  # Transformers builds a bare configuration when it looks for default values
-            return
-        if longgen.get("format_version") != 1:
-            raise ValueError(f"longgen.format_version {longgen.get('format_version')!r} is unknown; this file reads 1")
-        if longgen.get("base_model_type") != "llama":
-            raise ValueError(f"longgen.base_model_type {longgen.get('base_model_type')!r} is not supported (llama is)")
-        patterns, layers = longgen["patterns"], longgen["layer_patterns"]
-        if len(layers) != self.num_hidden_layers or not all(0 <= p < len(patterns) for p in layers):
-            raise ValueError(f"longgen.layer_patterns must name one of {len(patterns)} patterns for each layer")
-        for pattern in patterns:
-            if len(pattern["offsets"]) not in (1, self.num_key_value_heads):
-                raise ValueError("longgen.patterns: offsets must hold one number, or one for each key/value head")
+from transformers.models.gpt_neox import configuration_gpt_neox, modeling_gpt_neox
+from transformers.models.llama import configuration_llama, modeling_llama
+from transformers.models.mistral import configuration_mistral, modeling_mistral
+from transformers.models.opt import configuration_opt, modeling_opt
+from transformers.models.phi3 import configuration_phi3, modeling_phi3
+from transformers.models.qwen2 import configuration_qwen2, modeling_qwen2
+from transformers.models.qwen3 import configuration_qwen3, modeling_qwen3
 
 
 def visible(pattern, query_positions, key_positions, num_heads):
@@ -56,28 +40,52 @@ def visible(pattern, query_positions, key_positions, num_heads):
     return seen & (key <= query)
 
 
-class LonggenDecoderLayer(LlamaDecoderLayer):
-    def __init__(self, config, layer_idx):
-        super().__init__(config, layer_idx)
-        self.pattern = config.longgen["layer_patterns"][layer_idx]
+class LonggenConfigMixin:
+    """A base family's configuration with `longgen`: the patterns and which layer has which."""
+
+    model_type = "longgen"
+
+    def __init__(self, longgen=None, **kwargs):
+        super().__init__(**kwargs)
+        self.longgen = longgen
+        if longgen is None:  # Transformers builds a bare configuration when it looks for default values
+            return
+        if longgen.get("format_version") != 1:
+            raise ValueError(f"longgen.format_version {longgen.get('format_version')!r} is unknown; this file reads 1")
+        if longgen.get("base_model_type") != self.base_model_type:
+            raise ValueError(
+                f"longgen.base_model_type {longgen.get('base_model_type')!r}: {type(self).__name__} is for "
+                f"{self.base_model_type!r}; auto_map must name the class of the family"
+            )
+        if getattr(self, "sliding_window", None) is not None:
+            raise ValueError("sliding_window must be null: the patterns say what a layer sees")
+        patterns, layers = longgen["patterns"], longgen["layer_patterns"]
+        if len(layers) != self.num_hidden_layers or not all(0 <= p < len(patterns) for p in layers):
+            raise ValueError(f"longgen.layer_patterns must name one of {len(patterns)} patterns for each layer")
+        kv_heads = getattr(self, "num_key_value_heads", None) or self.num_attention_heads
+        for pattern in patterns:
+            if len(pattern["offsets"]) not in (1, kv_heads):
+                raise ValueError("longgen.patterns: offsets must hold one number, or one for each key/value head")
+
+
+class LonggenLayerMixin:
+    """A layer that takes the mask of its own pattern instead of the family's."""
 
     def forward(self, hidden_states, attention_mask=None, pattern_masks=None, **kwargs):
         return super().forward(hidden_states, attention_mask=pattern_masks[self.pattern], **kwargs)
 
 
-class LonggenModel(LlamaModel):
-    config_class = LonggenConfig
-    _no_split_modules = ["LonggenDecoderLayer"]
-    # Only attention that takes a dense mask: anything else would silently drop the pattern.
+class DenseMasksOnly:
+    """Only attention that takes a dense mask: anything else would silently drop the pattern."""
+
     _supports_flash_attn = False
     _supports_flex_attn = False
     _supports_attention_backend = False
     _can_compile_fullgraph = False
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.layers = nn.ModuleList([LonggenDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
-        self.post_init()
+
+class LonggenBodyMixin(DenseMasksOnly):
+    """The module that runs the layers."""
 
     def forward(
         self,
@@ -112,7 +120,7 @@ class LonggenModel(LlamaModel):
         if position_ids is not None and ((position_ids != query_positions) & real[:, -queries:]).any():
             raise ValueError("position_ids must count the tokens from 0: patterns are of absolute positions")
 
-        dtype = self.embed_tokens.weight.dtype
+        dtype = self.embedding().weight.dtype
         pattern_masks = []
         for pattern in self.config.longgen["patterns"]:
             mask = visible(pattern, query_positions, key_positions, self.config.num_attention_heads)
@@ -123,7 +131,7 @@ class LonggenModel(LlamaModel):
 
         return super().forward(
             input_ids=input_ids,
-            attention_mask=attention_mask,
+            attention_mask=self.family_mask(attention_mask),
             position_ids=query_positions,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
@@ -132,22 +140,90 @@ class LonggenModel(LlamaModel):
             **kwargs,
         )
 
+    def embedding(self):
+        return self.embed_in if hasattr(self, "embed_in") else self.embed_tokens
 
-class LonggenForCausalLM(LlamaForCausalLM):
-    config_class = LonggenConfig
-    _no_split_modules = ["LonggenDecoderLayer"]
-    _supports_flash_attn = False
-    _supports_flex_attn = False
-    _supports_attention_backend = False
-    _can_compile_fullgraph = False
+    def family_mask(self, attention_mask):
+        return attention_mask
+
+
+class LonggenTypedBodyMixin(LonggenBodyMixin):
+    """Families that make a mask for each of their layer types: they are given them ready, for no layer to use."""
+
+    def family_mask(self, attention_mask):
+        return dict.fromkeys(("full_attention", "sliding_attention"))
+
+
+class LonggenForCausalLMMixin(DenseMasksOnly):
+    """The whole model: the family's own, its layers and the module that runs them made the classes above."""
 
     def __init__(self, config):
-        super(LlamaForCausalLM, self).__init__(config)
-        self.model = LonggenModel(config)
-        self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        super().__init__(config)
+        body = self
+        for name in self.body_path.split("."):
+            body = getattr(body, name)
+        body.__class__ = self.body_class
+        for layer, pattern in zip(body.layers, config.longgen["layer_patterns"]):
+            layer.__class__ = self.layer_class
+            layer.pattern = pattern
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        # Transformers 5 calls GPT-NeoX's head lm_head, and renames it in its own classes only.
+        if "lm_head.weight" in (getattr(cls, "_tied_weights_keys", None) or ()) and cls.body_path == "gpt_neox":
+            kwargs.setdefault("key_mapping", {r"^embed_out\.": "lm_head."})
+        return super().from_pretrained(*args, **kwargs)
 
     @classmethod
     def _supports_default_dynamic_cache(cls):
-        return False  # generate() leaves the cache to LonggenModel.forward, which says why
+        return False  # generate() leaves the cache to LonggenBodyMixin.forward, which says why
+
+
+def hybrid_classes(name, base_model_type, configuration, modeling, body="Model", layer="DecoderLayer", path="model",
+                   body_mixin=LonggenBodyMixin):
+    """Configuration and model of one family: Longgen<name>Config and Longgen<name>ForCausalLM."""
+    family = name or "Llama"
+    layer_class = type(
+        f"Longgen{name}{layer}", (LonggenLayerMixin, getattr(modeling, family + layer)), {"__module__": __name__}
+    )
+    body_class = type(
+        f"Longgen{name}{body}", (body_mixin, getattr(modeling, family + body)), {"__module__": __name__}
+    )
+    config_class = type(
+        f"Longgen{name}Config",
+        (LonggenConfigMixin, getattr(configuration, f"{family}Config")),
+        {"__module__": __name__, "model_type": "longgen", "base_model_type": base_model_type},
+    )
+    causal_class = type(
+        f"Longgen{name}ForCausalLM",
+        (LonggenForCausalLMMixin, getattr(modeling, f"{family}ForCausalLM")),
+        {
+            "__module__": __name__,
+            "config_class": config_class,
+            "layer_class": layer_class,
+            "body_class": body_class,
+            "body_path": path,
+            "_no_split_modules": [layer_class.__name__],
+        },
+    )
+    body_class.config_class = config_class
+    return config_class, causal_class
+
+
+LonggenConfig, LonggenForCausalLM = hybrid_classes("", "llama", configuration_llama, modeling_llama)
+LonggenMistralConfig, LonggenMistralForCausalLM = hybrid_classes(
+    "Mistral", "mistral", configuration_mistral, modeling_mistral
+)
+LonggenQwen2Config, LonggenQwen2ForCausalLM = hybrid_classes(
+    "Qwen2", "qwen2", configuration_qwen2, modeling_qwen2, body_mixin=LonggenTypedBodyMixin
+)
+LonggenQwen3Config, LonggenQwen3ForCausalLM = hybrid_classes(
+    "Qwen3", "qwen3", configuration_qwen3, modeling_qwen3, body_mixin=LonggenTypedBodyMixin
+)
+LonggenPhi3Config, LonggenPhi3ForCausalLM = hybrid_classes("Phi3", "phi3", configuration_phi3, modeling_phi3)
+LonggenGPTNeoXConfig, LonggenGPTNeoXForCausalLM = hybrid_classes(
+    "GPTNeoX", "gpt_neox", configuration_gpt_neox, modeling_gpt_neox, layer="Layer", path="gpt_neox"
+)
+LonggenOPTConfig, LonggenOPTForCausalLM = hybrid_classes(
+    "OPT", "opt", configuration_opt, modeling_opt, body="Decoder", path="model.decoder"
+)
