@@ -8,12 +8,16 @@ DATA := $(or $(LONGGEN_TEST_DATA),$(CURDIR)/build/data)
 GPU := $(wildcard /dev/nvidia0)
 MODEL := $(or $(LONGGEN_TEST_MODEL),$(CACHE)/SmolLM2-135M-Instruct.Q4_1.gguf)
 
-.PHONY: help setup build demo demo-seeds test model format lint clean
+PREFIX ?= /usr/local
+
+.PHONY: help setup build install demo demo-seeds test model compare format lint clean
 
 help:
 	@echo "make demo        set up, build, and run the whole loop on an embedded tiny model"
 	@echo "make test        set up, build, fetch the small real model, run all tests"
 	@echo "make build       build/$(PRESET)/bin/longgen   (PRESET=release|debug|asan-ubsan|tsan)"
+	@echo "make install     into PREFIX (/usr/local) under DESTDIR: program, completions, library, headers"
+	@echo "make compare     peers and longgen side by side; ROWS='prefill-2k decode-0' selects (bench/compare)"
 	@echo "make demo-seeds  the demo under five seeds"
 	@echo "make model       fetch SmolLM2-135M-Instruct (98 MB GGUF) into $(CACHE)"
 	@echo "make format lint clang-format and clang-tidy"
@@ -26,6 +30,12 @@ $(BUILD)/build.ninja: CMakeLists.txt CMakePresets.json | setup
 
 build: setup $(BUILD)/build.ninja
 	cmake --build $(BUILD) -j $(JOBS)
+
+install: build
+	DESTDIR="$(DESTDIR)" cmake --install $(BUILD) --prefix "$(PREFIX)"
+
+compare: build
+	bench/compare/run.sh --longgen $(BUILD)/bin/longgen $(if $(ROWS),--rows $(ROWS))
 
 demo: build
 	$(BUILD)/bin/longgen demo

@@ -46,3 +46,14 @@ function(longgen_tests room)
   gtest_discover_tests(test_${room} TEST_PREFIX "${room}." DISCOVERY_TIMEOUT 60
                        PROPERTIES LABELS ${room} TIMEOUT 1200)
 endfunction()
+
+# longgen_commit_header(TARGET): "longgen_commit.h" defines LONGGEN_COMMIT, looked up at every build.
+function(longgen_commit_header target)
+  set(folder ${CMAKE_BINARY_DIR}/generated/commit)
+  add_custom_target(${target}_commit BYPRODUCTS ${folder}/longgen_commit.h
+                    COMMAND ${CMAKE_COMMAND} -DSOURCE=${PROJECT_SOURCE_DIR}
+                            -DHEADER=${folder}/longgen_commit.h
+                            -P ${PROJECT_SOURCE_DIR}/cmake/git_commit.cmake)
+  add_dependencies(${target} ${target}_commit)
+  target_include_directories(${target} PRIVATE ${folder})
+endfunction()

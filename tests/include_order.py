@@ -8,9 +8,13 @@ import re
 import sys
 
 ROOMS = ["base", "tensor", "pattern", "backend", "model", "formats", "tokenizer", "data", "train",
-         "infer", "eval", "cli"]
+         "infer", "eval", "api", "cli"]
 # Serving knows nothing of training, and evaluation nothing of it either (only the program joins them).
-FORBIDDEN = {("infer", "train"), ("infer", "data"), ("eval", "train")}
+FORBIDDEN = {("infer", "train"), ("infer", "data"), ("eval", "train"), ("api", "train"), ("api", "data"),
+             ("api", "eval")}
+# What lies outside longgen/: only these rooms may use it.
+OUTSIDE = {"bench": {"cli"}, "include": {"api"}}
+OUTER = re.compile(r'^\s*#\s*include\s+"(bench|include|tests)/', re.MULTILINE)
 INCLUDE = re.compile(r'^\s*#\s*include\s+"longgen/([a-z_]+)/', re.MULTILINE)
 
 
@@ -23,6 +27,9 @@ def violations(root: pathlib.Path):
         if room not in ROOMS:
             yield f"{path}: unknown room {room}"
             continue
+        for used in OUTER.findall(path.read_text(encoding="utf-8")):
+            if room not in OUTSIDE.get(used, ()):
+                yield f"{path}: {room} must not include {used}/"
         for used in INCLUDE.findall(path.read_text(encoding="utf-8")):
             if used not in ROOMS:
                 yield f"{path}: includes unknown room {used}"

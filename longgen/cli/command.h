@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "longgen/cli/common.h"
 
@@ -18,6 +19,8 @@ class Command {
   // `common` outlives the command and is filled when run() is called.
   virtual void add_options(CLI::App& app, const CommonOptions& common) = 0;
   virtual int run() = 0;  // the exit code; errors are thrown
+  // Commands of its own ("bench attention"); where there are any, run() is never called.
+  virtual std::vector<std::unique_ptr<Command>> subcommands() { return {}; }
 };
 
 std::unique_ptr<Command> make_inspect_command();
@@ -29,5 +32,7 @@ std::unique_ptr<Command> make_train_command();
 std::unique_ptr<Command> make_extend_command();
 std::unique_ptr<Command> make_eval_command();
 std::unique_ptr<Command> make_demo_command();
+std::unique_ptr<Command> make_bench_command();
+std::unique_ptr<Command> make_completion_command();
 
 }  // namespace longgen::cli

@@ -11,6 +11,7 @@
 #include "longgen/base/log.h"
 #include "longgen/cli/command.h"
 #include "longgen/cli/common.h"
+#include "longgen/cli/version.h"
 
 namespace longgen::cli {
 namespace {
@@ -27,6 +28,8 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   commands.push_back(make_extend_command());
   commands.push_back(make_generate_command());
   commands.push_back(make_eval_command());
+  commands.push_back(make_bench_command());
+  commands.push_back(make_completion_command());
   return commands;
 }
 
@@ -35,14 +38,45 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error) {
   const std::vector<const CLI::App*> chosen =
       app.get_subcommands([](const CLI::App* sub) { return sub->parsed(); });
   const std::vector<std::string> unknown = app.remaining(true);
-  const std::string program = chosen.empty() ? "longgen" : "longgen " + chosen[0]->get_name();
+  std::string program = "longgen";
+  const CLI::App* innermost = &app;
+  for (auto parsed = chosen; !parsed.empty();) {
+    innermost = parsed[0];
+    program += " " + innermost->get_name();
+    parsed = innermost->get_subcommands([](const CLI::App* sub) { return sub->parsed(); });
+  }
   std::string what = error.what();
   if (!unknown.empty()) {
-    const char* kind = chosen.empty() ? "command" : "argument";
+    const bool command_expected = !innermost->get_subcommands({}).empty();
+    const char* kind = command_expected ? "command" : "argument";
     if (unknown[0].starts_with("-")) kind = "option";
     what = fmt::format("unknown {} {}", kind, unknown[0]);
   }
   return fmt::format("{}\nRun {} --help for what is possible.", what, program);
+}
+
+// A command, its options and its own commands, and what runs it.
+struct Registered {
+  Command* command = nullptr;
+  CLI::App* app = nullptr;
+};
+
+void add_command(CLI::App& parent, Command& command, CommonOptions& common,
+                 std::vector<std::unique_ptr<Command>>& owned, std::vector<Registered>& runnable) {
+  CLI::App* app = parent.add_subcommand(command.name(), command.description());
+  app->footer("Example:\n  " + command.example());
+  auto own = command.subcommands();
+  if (own.empty()) {
+    add_common_options(*app, common);
+    command.add_options(*app, common);
+    runnable.push_back({&command, app});
+    return;
+  }
+  app->require_subcommand(1);
+  for (auto& sub : own) {
+    owned.push_back(std::move(sub));
+    add_command(*app, *owned.back(), common, owned, runnable);
+  }
 }
 
 }  // namespace
@@ -52,19 +86,17 @@ int run_program(std::span<const std::string> arguments) {
       "Extends a short-context language model to a long-context one that is cheap to train "
       "and to serve.",
       "longgen");
-  app.set_version_flag("--version", "longgen " LONGGEN_VERSION);
+  app.set_version_flag("--version", version_text,
+                       "Print the version, build, devices and libraries");
+  bool check_only = false;
+  app.add_flag("--check", check_only, "Check the command line that follows, but do not run it");
   app.require_subcommand(1);
 
   CommonOptions common;
   const auto commands = all_commands();
-  std::vector<CLI::App*> subcommands;
-  for (const auto& command : commands) {
-    CLI::App* sub = app.add_subcommand(command->name(), command->description());
-    sub->footer("Example:\n  " + command->example());
-    add_common_options(*sub, common);
-    command->add_options(*sub, common);
-    subcommands.push_back(sub);
-  }
+  std::vector<std::unique_ptr<Command>> subcommands;
+  std::vector<Registered> runnable;
+  for (const auto& command : commands) add_command(app, *command, common, subcommands, runnable);
   if (arguments.empty()) {
     fmt::print(stderr, "{}", app.help());
     return kUsage;
@@ -77,9 +109,10 @@ int run_program(std::span<const std::string> arguments) {
     fmt::print(stderr, "error: {}\n", explain(app, error));
     return kUsage;
   }
+  if (check_only) return 0;
   set_up_logging(common.verbosity);
-  for (size_t i = 0; i < commands.size(); ++i) {
-    if (subcommands[i]->parsed()) return commands[i]->run();
+  for (const Registered& each : runnable) {
+    if (each.app->parsed()) return each.command->run();
   }
   return kUsage;
 }

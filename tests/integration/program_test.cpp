@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <filesystem>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +26,7 @@ class Program : public ::testing::Test {
   ProgramResult longgen(const std::vector<std::string>& arguments) const {
     return testing::run_program(LONGGEN_PROGRAM, arguments, folder_);
   }
+  std::vector<std::vector<std::string>> all_commands(std::vector<std::string> at) const;
 
   fs::path folder_;
 };
@@ -51,13 +53,60 @@ TEST_F(Program, WrongCommandLinesAreNamedInTwoLines) {
   }
 }
 
-TEST_F(Program, EveryCommandHasHelpWithAnExample) {
-  for (const char* command :
-       {"demo", "inspect", "convert", "tokenize", "score", "train", "extend", "generate", "eval"}) {
-    const auto result = longgen({command, "--help"});
-    EXPECT_EQ(result.code, 0) << command;
-    EXPECT_THAT(result.out, HasSubstr(std::string("Example:\n  ")));
-    EXPECT_THAT(result.out, HasSubstr(std::string("longgen ") + command + " "));
+// "longgen", "longgen demo", ..., "longgen bench", "longgen bench attention": whatever --help
+// lists.
+std::vector<std::vector<std::string>> Program::all_commands(std::vector<std::string> at) const {
+  std::vector<std::vector<std::string>> commands = {at};
+  auto arguments = at;
+  arguments.emplace_back("--help");
+  std::istringstream help(longgen(arguments).out);
+  bool listing = false;
+  for (std::string line; std::getline(help, line);) {
+    if (listing && line.starts_with("  ") && line.size() > 2 && line[2] != ' ') {
+      auto below = at;
+      below.push_back(line.substr(2, line.find(' ', 2) - 2));
+      const auto all = all_commands(below);
+      commands.insert(commands.end(), all.begin(), all.end());
+    } else {
+      listing = line == "Subcommands:";
+    }
+  }
+  return commands;
+}
+
+TEST_F(Program, EveryCommandHasHelpWithAnExampleThatParses) {
+  const auto commands = all_commands({});
+  EXPECT_GE(commands.size(), 16u);
+  for (const auto& command : commands) {
+    if (command.empty()) continue;
+    auto arguments = command;
+    arguments.emplace_back("--help");
+    const auto result = longgen(arguments);
+    const std::string name = "longgen " + ::testing::PrintToString(command);
+    EXPECT_EQ(result.code, 0) << name;
+    const size_t example = result.out.find("Example:\n  longgen " + command[0] + " ");
+    ASSERT_NE(example, std::string::npos) << name << result.out;
+    // As a shell reads it; --check parses it and stops.
+    const std::string script = "longgen() { \"" LONGGEN_PROGRAM "\" --check \"$@\"; }\n" +
+                               result.out.substr(example + std::string("Example:\n").size());
+    const auto parsed =
+        testing::run_program("/bin/sh", {"-c", "cd \"$0\"\n" + script, folder_.string()}, folder_);
+    EXPECT_EQ(parsed.code, 0) << script << parsed.err;
+  }
+}
+
+TEST_F(Program, CheckRefusesWhatDoesNotParse) {
+  EXPECT_EQ(longgen({"--check", "tokenize", "/nonexistent"}).code, 0);
+  EXPECT_EQ(longgen({"--check", "tokenize", "/nonexistent", "--bogus"}).code, 2);
+}
+
+TEST_F(Program, VersionNamesBuildInstructionSetsDevicesAndLibraries) {
+  const auto result = longgen({"--version"});
+  EXPECT_EQ(result.code, 0);
+  EXPECT_THAT(result.out, ::testing::MatchesRegex("longgen [0-9]+\\.[0-9]+\\.[0-9]+ \\(commit .*"));
+  for (const char* word : {"compiler ", "instruction sets ", "portable", "in use ", "device cpu ",
+                           "threads", "libraries ", "CLI11 ", "fmt ", "PCRE2 ", "sentencepiece "}) {
+    EXPECT_THAT(result.out, HasSubstr(word));
   }
 }
 

@@ -1,0 +1,339 @@
+"""Prints one table of peers and longgen side by side, from one run on one machine.
+
+usage: compare.py [--rows NAME...] [options]     (run.sh installs the peers and calls this)
+
+Each row is the same work for everybody; peers run at their better setting: malloc with large pages
+for PyTorch, flash attention on or off for llama.cpp. Figures of different runs or machines do not
+compare; ratios within one run do. A peer that is not there is "-", one that fails is named on stderr.
+"""
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+HUGE_PAGES = ("glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+              "glibc.malloc.trim_threshold=99999999999:glibc.malloc.top_pad=268435456")
+HYBRID = "full=middle:10 sparse=sink-window"
+PRODUCTS = ["2048x576x576", "2048x192x576", "2048x1536x576", "2048x576x1536", "2048x49152x576"]
+K = 1024
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def objects(text):
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+class Runner:
+    """Runs the programs; a failure is told and gives no rows."""
+
+    def __init__(self, args):
+        self.args = args
+        self.machine = None
+        self.failures = []
+        self.cache = {}
+        self.env = dict(os.environ, OMP_NUM_THREADS=str(args.threads))
+
+    def run(self, command, env=None):
+        key = json.dumps(command)
+        if key in self.cache:
+            return self.cache[key]
+        say("  " + " ".join(command))
+        try:
+            done = subprocess.run(command, env=env or self.env, capture_output=True, text=True, check=False,
+                                  timeout=self.args.timeout)
+            text = done.stdout
+            if done.returncode != 0:
+                self.fail(command, f"exit code {done.returncode}: {done.stderr.strip()[-400:]}")
+        except subprocess.TimeoutExpired as expired:
+            text = (expired.stdout or b"").decode()
+            self.fail(command, f"longer than {self.args.timeout} s")
+        except OSError as error:
+            text = ""
+            self.fail(command, str(error))
+        self.cache[key] = text
+        return text
+
+    def fail(self, command, why):
+        self.failures.append(f"{' '.join(command)}: {why}")
+        say(f"  failed: {why}")
+
+    def longgen(self, *arguments):
+        env = dict(self.env)
+        if self.args.isa:
+            env["LONGGEN_CPU"] = self.args.isa
+        command = [str(self.args.longgen), "bench", *arguments, "--threads", str(self.args.threads), "--json"]
+        if "gemm" not in arguments and "attention" not in arguments:
+            command += ["--repeats", "3"]
+        if self.machine is not None:
+            command.append("--no-peak")
+        rows = objects(self.run(command, env))
+        if self.machine is None and rows:
+            self.machine = rows[0]
+        return rows[1:]
+
+    def torch(self, *arguments):
+        if "torch" not in self.args.peers:
+            return []
+        env = dict(self.env, GLIBC_TUNABLES=HUGE_PAGES)
+        return objects(self.run([self.args.python, str(HERE / "torch_peer.py"), *arguments], env))
+
+    def llama(self, model, lengths, depths):
+        """Rows {work, length or depth, tokens_per_second} with flash attention on, then off."""
+        if "llama" not in self.args.peers:
+            return []
+        rows = []
+        for flash in ("1", "0"):
+            if self.args.llama_bench:
+                rows += self.llama_bench(model, lengths, depths, flash)
+                continue
+            folder = self.args.llama_folder
+            env = dict(self.env, PYTHONPATH=folder) if folder else self.env
+            rows += objects(self.run(
+                [self.args.python, str(HERE / "llama_peer.py"), str(model), "--threads", str(self.args.threads),
+                 "--flash-attention", flash, "--length", *map(str, lengths), "--depth", *map(str, depths)], env))
+        return rows
+
+    def llama_bench(self, model, lengths, depths, flash):
+        base = [self.args.llama_bench, "-m", str(model), "-t", str(self.args.threads), "-fa", flash,
+                "-o", "jsonl", "-r", str(self.args.llama_repeats)]
+        rows = []
+        for length in lengths:
+            for row in objects(self.run([*base, "-p", str(length), "-n", "0"])):
+                rows.append({"work": "prefill", "length": length, "tokens_per_second": row["avg_ts"]})
+        for depth in depths:
+            for row in objects(self.run([*base, "-p", "0", "-n", "24", "-d", str(depth)])):
+                rows.append({"work": "decode", "depth": depth, "tokens_per_second": row["avg_ts"]})
+        return rows
+
+    def model(self, weights):
+        """The file of that kind: given, or made with random weights."""
+        given = self.args.model_q4 if weights == "q4_1" else self.args.model_bf16
+        if given:
+            return given
+        path = self.args.work / f"smollm2-shape-{weights}.gguf"
+        if not path.exists():
+            self.args.work.mkdir(parents=True, exist_ok=True)
+            self.run([self.args.python, str(HERE / "make_gguf.py"), str(path), "--weights", weights])
+        return path
+
+
+def best(rows, field, **wanted):
+    """The greatest `field` of the rows that have all wanted values; None without one."""
+    found = [row[field] for row in rows if field in row and all(row.get(k) == v for k, v in wanted.items())]
+    return max(found, default=None)
+
+
+def result(work, unit, ours, peers, goal="", note=""):
+    return {"work": work, "unit": unit, "longgen": ours, "peers": peers, "goal": goal, "note": note}
+
+
+def prefill(run, length, goal, hybrid=""):
+    ours = run.longgen("prefill", "--lengths", str(length), *(["--hybrid", hybrid] if hybrid else []))
+    hf = run.torch("serve", "--length", str(length), "--steps", "16")
+    llama = run.llama(run.model("bf16"), [length], [])
+    name = f"prefill {length // K}K" + (", hybrid against all-full peers" if hybrid else "")
+    return [result(name, "tok/s", best(ours, "tokens_per_second"),
+                   {"transformers": best(hf, "tokens_per_second", work="prefill"),
+                    "llama.cpp": best(llama, "tokens_per_second", work="prefill")}, goal)]
+
+
+def decode(run, depth, goal, hybrid=""):
+    ours = run.longgen("decode", "--depths", str(depth), *(["--hybrid", hybrid] if hybrid else []))
+    llama = run.llama(run.model("bf16"), [], [depth])
+    # What Transformers decodes behind its prefill of the same length.
+    hf = run.torch("serve", "--length", str(depth), "--steps", "16") if depth else []
+    name = f"decode at {depth // K}K" + (", hybrid against all-full peers" if hybrid else "")
+    return [result(name, "tok/s", best(ours, "tokens_per_second"),
+                   {"transformers": best(hf, "tokens_per_second", work="decode"),
+                    "llama.cpp": best(llama, "tokens_per_second", work="decode")}, goal)]
+
+
+def quantised(run, lengths, depths, goal):
+    model = run.model("q4_1")
+    rows = []
+    llama = run.llama(model, lengths, depths)
+    for length in lengths:
+        ours = run.longgen("prefill", str(model), "--lengths", str(length))
+        rows.append(result(f"Q4_1 prefill {length // K}K", "tok/s", best(ours, "tokens_per_second"),
+                           {"llama.cpp": best(llama, "tokens_per_second", work="prefill", length=length)}, goal))
+    for depth in depths:
+        ours = run.longgen("decode", str(model), "--depths", str(depth))
+        rows.append(result(f"Q4_1 decode at {depth // K}K", "tok/s", best(ours, "tokens_per_second"),
+                           {"llama.cpp": best(llama, "tokens_per_second", work="decode", depth=depth)}, goal))
+    return rows
+
+
+def attention(run, heads, head_dim, length, goals):
+    shape = ["--heads", heads, "--head-dim", str(head_dim)]
+    ours = run.longgen("attention", *shape, "--lengths", str(length), "--repeats", "5")
+    torch = run.torch("attention", *shape, "--length", str(length))
+    return [result(f"attention {direction} {heads} x {head_dim}, {length // K}K", "TFLOP/s",
+                   best(ours, "tflops", direction=direction),
+                   {"pytorch": best(torch, "tflops", direction=direction)}, goal)
+            for direction, goal in zip(("forward", "backward"), goals)]
+
+
+def window(run):
+    ours = run.longgen("attention", "--lengths", "32768", "--pattern", "full", "sink-window", "--repeats", "3")
+    rows = []
+    for direction in ("forward", "backward"):
+        full = [r["tflops"] for r in ours if r["direction"] == direction and r["pattern"] == "full"]
+        own = [r["tflops"] for r in ours if r["direction"] == direction and r["pattern"] != "full"]
+        rows.append(result(f"attention {direction} sink-window 32K", "TFLOP/s", max(own, default=None),
+                           {"our own full": max(full, default=None)}, "0.8"))
+    return rows
+
+
+def products(run, direction):
+    ours = run.longgen("gemm", "--shape", "smollm2-135m", "--tokens", "2048", "--direction", direction)
+    torch = run.torch("linear", "--size", *PRODUCTS, "--direction", direction, "--seconds", "0.5")
+    rows = []
+    for size in PRODUCTS:
+        m, n, k = map(int, size.split("x"))
+        rows.append(result(f"product {direction} {m} x {n} x {k}", "TFLOP/s", best(ours, "tflops", m=m, n=n, k=k),
+                           {"pytorch": best(torch, "tflops", m=m, n=n, k=k)}, "1.0"))
+    return rows
+
+
+def gigabytes(rows):
+    found = [row["resident_bytes"] for row in rows if "resident_bytes" in row]
+    return f"{max(found) / 1e9:.1f} GB" if found else "-"
+
+
+def train(run, tokens, goal):
+    ours = run.longgen("train", "--tokens", str(tokens))
+    peers, notes = {}, [f"longgen {gigabytes(ours)}"]
+    for name, extra in (("transformers", []), ("transformers, checkpointing", ["--checkpointing"])):
+        if extra and tokens < 8 * K:
+            continue
+        rows = run.torch("train", "--tokens", str(tokens), *extra)
+        peers[name] = best(rows, "tokens_per_second")
+        if rows:
+            notes.append(f"{name} {gigabytes(rows)}")
+    return [result(f"train step {tokens // K}K", "tok/s", best(ours, "tokens_per_second"), peers, goal,
+                   "resident: " + ", ".join(notes))]
+
+
+def train_hybrid(run):
+    """The rate against our own all-full twin's, and what FLOPs at equal rates would give."""
+    hybrid = run.longgen("train", "--tokens", "16384", "--hybrid", HYBRID)
+    full = run.longgen("train", "--tokens", "16384")
+    note = ""
+    if hybrid and full:
+        flops = [rows[0]["tflops"] / rows[0]["tokens_per_second"] for rows in (hybrid, full)]
+        note = f"FLOPs alone: {flops[1] / flops[0]:.2f}"
+    return [result("train step 16K, hybrid", "tok/s", best(hybrid, "tokens_per_second"),
+                   {"our own all-full": best(full, "tokens_per_second")}, "", note)]
+
+
+def memory(run):
+    rows = run.longgen("prefill", "--lengths", "32768", "--hybrid", HYBRID, "--chunk", "1024")
+    used = max((row["resident_bytes"] for row in rows), default=None)
+    return [result("resident, hybrid prefill 32K in chunks of 1K", "MB", used and used / 1e6, {})]
+
+
+ROWS = {
+    "prefill-2k": lambda run: prefill(run, 2 * K, "1.2"),
+    "prefill-8k": lambda run: prefill(run, 8 * K, "1.8"),
+    "prefill-32k-hybrid": lambda run: prefill(run, 32 * K, "5", HYBRID),
+    "decode-0": lambda run: decode(run, 0, "1.2"),
+    "decode-8k": lambda run: decode(run, 8 * K, "1.8"),
+    "decode-32k-hybrid": lambda run: decode(run, 32 * K, "3.5", HYBRID),
+    "q4-decode-0": lambda run: quantised(run, [], [0], "1.0"),
+    "q4-decode-8k": lambda run: quantised(run, [], [8 * K], "2"),
+    "q4-prefill-2k": lambda run: quantised(run, [2 * K], [], "2"),
+    "attention-8k": lambda run: attention(run, "9:3", 64, 8 * K, ("2", "3")),
+    "attention-4k-128": lambda run: attention(run, "32:32", 128, 4 * K, ("2", "3")),
+    "attention-window": window,
+    "products": lambda run: products(run, "forward"),
+    "products-dx": lambda run: products(run, "dx"),
+    "products-dw": lambda run: products(run, "dw"),
+    "train-2k": lambda run: train(run, 2 * K, "2"),
+    "train-8k": lambda run: train(run, 8 * K, "4"),
+    "train-16k-hybrid": train_hybrid,
+    "memory": memory,
+}
+
+
+def number(value):
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def ratio(row):
+    peers = [value for value in row["peers"].values() if value]
+    return row["longgen"] / max(peers) if peers and row["longgen"] else None
+
+
+def table_line(row):
+    peers = ", ".join(f"{name} {number(value)}" for name, value in row["peers"].items())
+    times = ratio(row)
+    return (f"| {row['work']} | {row['unit']} | {peers or '-'} | {number(row['longgen'])} "
+            f"| {f'{times:.2f} x' if times else '-'} | {row['goal'] and row['goal'] + ' x'} | {row['note']} |")
+
+
+def machine_text(machine, args):
+    if not machine:
+        return "longgen did not run"
+    peaks = [f"{p['name']} {p['tflops']:.2f} T" for p in machine.get("peaks", [])]
+    read = machine.get("read_gb_per_second")
+    return (f"{machine['machine']}; peaks of this run: {', '.join(peaks)}"
+            + (f"; memory read {read:.0f} GB/s" if read else "")
+            + (f"; held to {args.isa}" if args.isa else ""))
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME", help="see --list")
+    add("--list", action="store_true", help="print the names of the rows")
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    add("--peers", nargs="*", choices=["torch", "llama"], default=["torch", "llama"])
+    add("--python", default=sys.executable, help="a Python with torch, transformers and perhaps llama_cpp")
+    add("--llama-bench", help="use this llama-bench instead of llama-cpp-python")
+    add("--llama-repeats", type=int, default=1)
+    add("--llama-folder", default=os.environ.get("LONGGEN_COMPARE_LLAMA"), help="where llama_cpp is installed")
+    add("--longgen", type=pathlib.Path, default=ROOT / "build/release/bin/longgen")
+    add("--isa", help="hold longgen to this instruction set (run.sh builds llama.cpp for it)")
+    add("--model-bf16", help="GGUF file for llama.cpp's bf16 rows (default: random weights)")
+    add("--model-q4", help="GGUF file of the Q4_1 rows (default: random weights)")
+    add("--work", type=pathlib.Path, default=ROOT / "build/compare", help="where made models go")
+    add("--timeout", type=int, default=1800, help="seconds that one program may take")
+    add("-o", "--output", type=pathlib.Path, help="write the rows there too, as JSON")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    if args.list:
+        print("\n".join(ROWS))
+        return 0
+    run = Runner(args)
+    run.longgen("gemm", "--size", "64x64x64", "--seconds", "0.01")  # the machine's peaks
+    rows = []
+    head = ("| work | unit | peers | longgen | ratio to the best | goal | |\n"
+            "|---|---|---|---|---|---|---|")
+    for name in args.rows:
+        say(f"{name}:")
+        for row in ROWS[name](run):
+            rows.append({"row": name, "ratio": ratio(row), **row})
+            say("  " + table_line(row))
+        if args.output:
+            args.output.write_text(json.dumps({"machine": run.machine, "rows": rows}, indent=1) + "\n")
+    print(f"{machine_text(run.machine, args)}; {args.threads} threads\n\n{head}")
+    print("\n".join(map(table_line, rows)))
+    for failure in run.failures:
+        say("failed: " + failure)
+    return 1 if run.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+#include "bench/shapes.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "longgen/base/error.h"
+#include "longgen/base/rng.h"
+
+namespace longgen::bench {
+namespace {
+
+struct Shape {
+  const char* name;
+  int64_t vocab, hidden, intermediate, layers, heads, kv_heads, head_dim, positions;
+  double theta;
+  bool tied;
+};
+
+// From the published config.json of each.
+constexpr std::array kShapes = {
+    Shape{"smollm2-135m", 49152, 576, 1536, 30, 9, 3, 64, 8192, 1e5, true},
+    Shape{"llama-3.2-1b", 128256, 2048, 8192, 16, 32, 8, 64, 131072, 5e5, true},
+    Shape{"llama-2-7b", 32000, 4096, 11008, 32, 32, 32, 128, 4096, 1e4, false},
+    Shape{"tiny", 512, 128, 256, 3, 4, 2, 32, 4096, 1e4, true},
+};
+
+template <typename T>
+void fill(const Tensor& x, double scale, Rng& rng) {
+  constexpr int64_t kPeriod = int64_t{1} << 20;
+  const int64_t n = x.numel();
+  T* out = x.data<T>();
+  const int64_t own = std::min(n, kPeriod);
+  for (int64_t i = 0; i < own; ++i) {
+    out[i] =
+        T(static_cast<float>(scale * (static_cast<double>(rng.next_u32()) / 2147483648.0 - 1)));
+  }
+  for (int64_t done = own; done < n; done += own) {
+    std::memcpy(out + done, out, static_cast<size_t>(std::min(own, n - done)) * sizeof(T));
+  }
+}
+
+void fill(const Tensor& x, double scale, Rng& rng) {
+  require(x.is_contiguous(), "random values for {}, which is not contiguous", x.shape_string());
+  if (x.dtype() == DType::kBF16) return fill<bf16>(x, scale, rng);
+  fill<float>(x, scale, rng);
+}
+
+}  // namespace
+
+std::vector<std::string> shape_names() {
+  std::vector<std::string> names;
+  for (const Shape& shape : kShapes) names.emplace_back(shape.name);
+  return names;
+}
+
+model::ModelConfig shape_config(const std::string& name) {
+  const auto* shape =
+      std::find_if(kShapes.begin(), kShapes.end(), [&](const Shape& s) { return name == s.name; });
+  if (shape == kShapes.end()) {
+    fail_usage("--shape {}: use one of {}", name, fmt::join(shape_names(), ", "));
+  }
+  model::ModelConfig config;
+  config.vocab_size = shape->vocab;
+  config.hidden_size = shape->hidden;
+  config.intermediate_size = shape->intermediate;
+  config.num_layers = shape->layers;
+  config.num_heads = shape->heads;
+  config.num_kv_heads = shape->kv_heads;
+  config.head_dim = config.rotary_dim = shape->head_dim;
+  config.max_position_embeddings = shape->positions;
+  config.rope.theta = shape->theta;
+  config.tie_word_embeddings = shape->tied;
+  model::set_full_attention(config);
+  return config;
+}
+
+void fill_random(const Tensor& x, double scale, uint64_t seed) {
+  Rng rng(seed, 0);
+  fill(x, scale, rng);
+}
+
+void fill_random(const model::ParameterSet& weights, uint64_t seed) {
+  for (size_t i = 0; i < weights.specs().size(); ++i) {
+    const Tensor& x = weights.tensors()[i];
+    Rng rng(seed, i + 1);
+    fill(x, 0.035, rng);
+    if (x.rank() > 1) continue;
+    const float value = weights.specs()[i].name.ends_with(".bias") ? 0 : 1;
+    for (int64_t j = 0; j < x.numel(); ++j) {
+      if (x.dtype() == DType::kBF16) {
+        x.data<bf16>()[j] = bf16(value);
+      } else {
+        x.data<float>()[j] = value;
+      }
+    }
+  }
+}
+
+std::vector<int32_t> random_ids(int64_t count, int64_t vocab_size, uint64_t seed) {
+  Rng rng(seed, 0);
+  std::vector<int32_t> ids(static_cast<size_t>(count));
+  for (int32_t& id : ids) {
+    id = static_cast<int32_t>(rng.below(static_cast<uint64_t>(vocab_size)));
+  }
+  return ids;
+}
+
+}  // namespace longgen::bench

@@ -1,0 +1,54 @@
+#include "bench/timing.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "longgen/base/error.h"
+#include "longgen/base/system.h"
+
+namespace longgen::bench {
+namespace {
+
+// Linear between neighbours; `sorted` is not empty.
+double quantile(const std::vector<double>& sorted, double q) {
+  const double at = q * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<size_t>(at);
+  const size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (at - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+}
+
+}  // namespace
+
+double Timing::median() const { return quantile(seconds, 0.5); }
+
+double Timing::total() const { return std::accumulate(seconds.begin(), seconds.end(), 0.0); }
+
+double Timing::spread() const {
+  return (quantile(seconds, 0.75) - quantile(seconds, 0.25)) / (2 * median());
+}
+
+Timing timing_of(std::vector<double> seconds) {
+  require(!seconds.empty(), "a measurement without repeats");
+  std::sort(seconds.begin(), seconds.end());
+  return {std::move(seconds)};
+}
+
+Timing measure(const std::function<void()>& work, const Repeats& repeats) {
+  std::vector<double> seconds;
+  double sum = 0;
+  const auto enough = [&] {
+    const auto n = static_cast<int>(seconds.size());
+    return n >= std::max(repeats.most, 1) || (n >= repeats.least && sum >= repeats.seconds);
+  };
+  while (!enough()) {
+    const double start = monotonic_seconds();
+    work();
+    // A clock tick at least, so that rates stay finite.
+    seconds.push_back(std::max(monotonic_seconds() - start, 1e-9));
+    sum += seconds.back();
+  }
+  return timing_of(std::move(seconds));
+}
+
+}  // namespace longgen::bench

@@ -1,0 +1,255 @@
+// longgen bench prefill, decode, train: whole models, from a file or of a known shape with random
+// weights.
+#include <algorithm>
+
+#include "bench/inference.h"
+#include "bench/shapes.h"
+#include "bench/training.h"
+#include "longgen/base/error.h"
+#include "longgen/base/system.h"
+#include "longgen/base/units.h"
+#include "longgen/cli/bench_common.h"
+#include "longgen/cli/load_model.h"
+#include "longgen/pattern/hybrid_spec.h"
+
+namespace longgen::cli {
+namespace {
+
+void refuse_unless_it_fits(int64_t weights, int64_t other, const char* what) {
+  const int64_t available = available_memory_bytes();
+  require(weights + other <= available,
+          "this needs {} of weights and {} of {}, together {}, but only {} of memory are free; use "
+          "a smaller shape or shorter lengths",
+          format_bytes(weights), format_bytes(other), what, format_bytes(weights + other),
+          format_bytes(available));
+}
+
+// MODEL or --shape, and --hybrid.
+class ModelChoice {
+ public:
+  void add_to(CLI::App& app) {
+    CLI::Option* model =
+        app.add_option("model", path_, "Model folder or GGUF file (else random weights)");
+    app.add_option("--shape", shape_, "Shape of a model with random weights")
+        ->capture_default_str()
+        ->check(CLI::IsMember(bench::shape_names()))
+        ->excludes(model);
+    app.add_option("--hybrid", hybrid_,
+                   "Patterns: full=middle:K|top:K|bottom:K|interleaved:K|LIST "
+                   "sparse=sink-window|strided|local:N,sink:N,stride:N,block:N");
+  }
+
+  bool from_file() const { return !path_.empty(); }
+  const std::string& path() const { return path_; }
+  std::string name() const { return from_file() ? path_ : shape_; }
+  const std::string& hybrid() const { return hybrid_; }
+
+  model::ModelConfig config() const {
+    return hybridised(from_file() ? formats::ModelFile::open(path_).config()
+                                  : bench::shape_config(shape_));
+  }
+  model::ModelConfig hybridised(model::ModelConfig config) const {
+    if (!hybrid_.empty()) {
+      config.patterns = HybridSpec::parse(hybrid_).resolve(config.num_layers, config.num_kv_heads);
+    }
+    return config;
+  }
+
+  // Adds what was run to a row.
+  bench::Measurement described(bench::Measurement m) const {
+    m.parameters["model"] = name();
+    m.parameters["hybrid"] = hybrid_;
+    if (!hybrid_.empty()) m.name += ", hybrid";
+    return m;
+  }
+
+ private:
+  std::string path_, shape_ = "smollm2-135m", hybrid_;
+};
+
+// A model with weights in memory.
+struct Loaded {
+  model::ModelConfig config;
+  std::unique_ptr<model::ParameterSet> weights;
+};
+
+// What prefill and decode share.
+class BenchServingCommand : public Command {
+ public:
+  void add_options(CLI::App& app, const CommonOptions& common) override {
+    common_ = &common;
+    model_.add_to(app);
+    add_own_options(app);
+    options_.add_to(app);
+  }
+
+  int run() override {
+    check();
+    BenchReport report(*common_, options_);
+    const Loaded loaded = load(report.backend());
+    measure({loaded.config, *loaded.weights, report.backend(), common_->seed}, report);
+    return 0;
+  }
+
+ protected:
+  virtual void add_own_options(CLI::App& app) = 0;
+  // Throws UsageError.
+  virtual void check() = 0;
+  virtual int64_t other_bytes(const model::ModelConfig& config, DType dtype,
+                              Backend& backend) const = 0;
+  virtual void measure(const bench::ServedModel& model, BenchReport& report) const = 0;
+
+  BenchOptions options_;
+  ModelChoice model_;
+
+ private:
+  Loaded load(Backend& backend) const {
+    if (model_.from_file()) {
+      ModelLoader loader(model_.path(), *common_);
+      const auto config = model_.hybridised(loader.config());
+      loader.check_memory(other_bytes(config, loader.dtype(), backend), "cache and activations");
+      return {config, std::move(loader).load().weights};
+    }
+    const model::ModelConfig config = model_.config();
+    const DType dtype = bench_dtype(*common_, backend);
+    refuse_unless_it_fits(model::parameter_count(config) * dtype_size(dtype),
+                          other_bytes(config, dtype, backend), "cache and activations");
+    auto weights =
+        std::make_unique<model::ParameterSet>("weights", config, dtype, backend.memory());
+    bench::fill_random(*weights, common_->seed);
+    return {config, std::move(weights)};
+  }
+
+  const CommonOptions* common_ = nullptr;
+};
+
+class BenchPrefillCommand : public BenchServingCommand {
+ public:
+  std::string name() const override { return "prefill"; }
+  std::string description() const override { return "Read prompts of given lengths"; }
+  std::string example() const override {
+    return "longgen bench prefill --shape smollm2-135m --lengths 2K,8K "
+           "--hybrid \"full=middle:10 sparse=sink-window\"";
+  }
+
+ protected:
+  void add_own_options(CLI::App& app) override {
+    add_lengths_option(app, "--lengths", lengths_, "Tokens of the prompt (2K)");
+    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (1K)");
+    options_.repeats = {.least = 1, .most = 7, .seconds = 5};
+  }
+  void check() override {
+    if (chunk_ < 1 || *std::min_element(lengths_.begin(), lengths_.end()) < 1) {
+      fail_usage("prefill of {} tokens in chunks of {}", lengths_.front(), chunk_);
+    }
+  }
+  int64_t other_bytes(const model::ModelConfig& config, DType dtype,
+                      Backend& backend) const override {
+    const int64_t longest = *std::max_element(lengths_.begin(), lengths_.end());
+    return bench::prefill_bytes(config, dtype, backend, {longest, chunk_});
+  }
+  void measure(const bench::ServedModel& model, BenchReport& report) const override {
+    for (const int64_t length : lengths_) {
+      report.row(
+          model_.described(bench::measure_prefill(model, {length, chunk_}, options_.repeats)));
+    }
+  }
+
+ private:
+  std::vector<int64_t> lengths_ = {2048};
+  int64_t chunk_ = 1024;
+};
+
+class BenchDecodeCommand : public BenchServingCommand {
+ public:
+  std::string name() const override { return "decode"; }
+  std::string description() const override {
+    return "Steps of one token behind caches of given depths";
+  }
+  std::string example() const override {
+    return "longgen bench decode --shape smollm2-135m --depths 0,8K,32K";
+  }
+
+ protected:
+  void add_own_options(CLI::App& app) override {
+    add_lengths_option(app, "--depths", case_.depths, "Tokens in the cache, random values (0,8K)");
+    app.add_option("--steps", case_.steps, "Steps at each depth")
+        ->capture_default_str()
+        ->check(CLI::Range(1, 100000));
+    app.add_option("--batch", case_.batch, "Sequences side by side")
+        ->capture_default_str()
+        ->check(CLI::Range(1, 4096));
+  }
+  void check() override { std::sort(case_.depths.begin(), case_.depths.end()); }
+  int64_t other_bytes(const model::ModelConfig& config, DType dtype,
+                      Backend& backend) const override {
+    return bench::decode_bytes(config, dtype, backend, case_);
+  }
+  void measure(const bench::ServedModel& model, BenchReport& report) const override {
+    for (bench::Measurement& m : bench::measure_decode(model, case_)) {
+      report.row(model_.described(std::move(m)));
+    }
+  }
+
+ private:
+  bench::DecodeCase case_{.depths = {0, 8192}};
+};
+
+class BenchTrainCommand : public Command {
+ public:
+  std::string name() const override { return "train"; }
+  std::string description() const override {
+    return "Training steps: forward, backward and AdamW on one sequence";
+  }
+  std::string example() const override {
+    return "longgen bench train --shape smollm2-135m --tokens 2K "
+           "--hybrid \"full=middle:10 sparse=sink-window\"";
+  }
+
+  void add_options(CLI::App& app, const CommonOptions& common) override {
+    common_ = &common;
+    model_.add_to(app);
+    add_lengths_option(app, "--tokens", tokens_, "Tokens of the sequence (2K)");
+    app.add_flag("--no-recompute", no_recompute_, "Keep activations instead of recomputing them");
+    options_.repeats = {.least = 1, .most = 7, .seconds = 5};
+    options_.add_to(app);
+  }
+
+  int run() override {
+    BenchReport report(*common_, options_);
+    const model::ModelConfig config = model_.config();
+    for (const int64_t tokens : tokens_) {
+      bench::TrainCase c{.tokens = tokens, .dtype = bench_dtype(*common_, report.backend())};
+      c.pass.recompute = !no_recompute_;
+      c.seed = common_->seed;
+      refuse_unless_it_fits(0, bench::train_bytes(config, c, report.backend()),
+                            "weights, gradients, moments and activations");
+      report.row(model_.described(
+          bench::measure_train_step(config, c, report.backend(), options_.repeats)));
+    }
+    return 0;
+  }
+
+ private:
+  const CommonOptions* common_ = nullptr;
+  BenchOptions options_;
+  ModelChoice model_;
+  std::vector<int64_t> tokens_ = {2048};
+  bool no_recompute_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_bench_prefill_command() {
+  return std::make_unique<BenchPrefillCommand>();
+}
+
+std::unique_ptr<Command> make_bench_decode_command() {
+  return std::make_unique<BenchDecodeCommand>();
+}
+
+std::unique_ptr<Command> make_bench_train_command() {
+  return std::make_unique<BenchTrainCommand>();
+}
+
+}  // namespace longgen::cli
