@@ -185,7 +185,9 @@ std::string zsh_script(const Place& root) {
   for (const Place* place : all_places(root)) {
     std::string flags, commands;
     for (const Flag& flag : place->flags) {
-      for (const std::string& name : flag.names) flags += " " + zsh_entry(name, flag.description);
+      for (const std::string& name : flag.names) {
+        flags += fmt::format(" {}", zsh_entry(name, flag.description));
+      }
       if (!flag.takes_value) continue;
       const std::string action = !flag.values.empty() ? "compadd -- " + words(flag.values)
                                  : flag.takes_number  ? "_message 'a number'"
@@ -193,7 +195,7 @@ std::string zsh_script(const Place& root) {
       values += fmt::format("    ({}) {}; return ;;\n", flag_patterns(*place, flag), action);
     }
     for (const Place& command : place->commands) {
-      commands += " " + zsh_entry(last_word(command.path), command.description);
+      commands += fmt::format(" {}", zsh_entry(last_word(command.path), command.description));
     }
     places += fmt::format("    ({}) flags=({})\n      commands=({}) ;;\n", quoted(place->path),
                           flags, commands);
@@ -235,7 +237,8 @@ fi
 std::string fish_flag(const std::string& condition, const Flag& flag) {
   std::string line = "complete -c longgen " + condition;
   for (const std::string& name : flag.names) {
-    line += name.starts_with("--") ? " -l " + name.substr(2) : " -s " + name.substr(1);
+    line += name.starts_with("--") ? fmt::format(" -l {}", name.substr(2))
+                                   : fmt::format(" -s {}", name.substr(1));
   }
   if (!flag.values.empty()) {
     line += " -x -a " + quoted(words(flag.values));
