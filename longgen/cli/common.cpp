@@ -11,7 +11,10 @@ void add_common_options(CLI::App& app, CommonOptions& options) {
   app.add_option("--device", options.device, "Where to run: cpu, cuda or cuda:N")
       ->capture_default_str()
       ->group("Common");
-  app.add_option("--dtype", options.dtype, "Number type: f32 or bf16")->group("Common");
+  app.add_option("--dtype", options.dtype,
+                 "Number type: f32 or bf16; quantized: weights as a GGUF stores them, which "
+                 "generate, chat and score do unasked")
+      ->group("Common");
   app.add_option("--threads", options.threads, "Threads; 0 takes all")
       ->capture_default_str()
       ->check(CLI::Range(0, 4096))
@@ -34,8 +37,7 @@ std::unique_ptr<Backend> make_backend(const CommonOptions& options) {
   if (options.device.starts_with("cuda:")) {
     const std::string number = options.device.substr(5);
     int device = -1;
-    const auto [end, error] =
-        std::from_chars(number.data(), number.data() + number.size(), device);
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), device);
     if (error == std::errc() && end == number.data() + number.size() && device >= 0) {
       return make_cuda_backend(device);
     }
@@ -45,6 +47,9 @@ std::unique_ptr<Backend> make_backend(const CommonOptions& options) {
 
 DType dtype_or(const CommonOptions& options, DType fallback) {
   if (options.dtype.empty()) return fallback;
+  if (options.dtype == kQuantizedDtype) {
+    fail_usage("--dtype {}: this command needs numbers; use f32 or bf16", options.dtype);
+  }
   const DType dtype = parse_dtype(options.dtype);
   if (dtype != DType::kF32 && dtype != DType::kBF16) {
     fail_usage("--dtype {}: use f32 or bf16", options.dtype);

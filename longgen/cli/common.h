@@ -14,9 +14,12 @@ namespace longgen::cli {
 // 128 + SIGINT: stopped by Ctrl-C or SIGTERM, in order.
 inline constexpr int kExitInterrupted = 130;
 
+// The --dtype of weights that stay as a GGUF file stores them.
+inline constexpr std::string_view kQuantizedDtype = "quantized";
+
 struct CommonOptions {
   std::string device = "cpu";
-  std::string dtype;  // "", "f32" or "bf16"
+  std::string dtype;  // "", "f32", "bf16" or kQuantizedDtype
   int threads = 0;    // 0: all
   uint64_t seed = 0;
   bool json = false;
@@ -30,7 +33,8 @@ void add_common_options(CLI::App& app, CommonOptions& options);
 // machine does not have.
 std::unique_ptr<Backend> make_backend(const CommonOptions& options);
 
-// --dtype when given, else `fallback`.
+// --dtype when given, else `fallback`. Throws UsageError for kQuantizedDtype: only ModelLoader
+// knows it.
 DType dtype_or(const CommonOptions& options, DType fallback);
 
 // A length option that reads 4096, 128K, 4M.

@@ -87,7 +87,8 @@ class EvalCommand : public Command {
 
   int run() override {
     check_options();
-    ModelLoader loader(model_, *common_);
+    // Figures of a model should not move with the rounding of its activations, unless asked for.
+    ModelLoader loader(model_, *common_, WeightForm::kDequantized);
     resolve_lengths(loader.config().max_position_embeddings);
     use_bos_ = bos_.value_or(loader.tokenizer().adds_bos());
     if (use_bos_ && loader.tokenizer().bos_id() < 0)

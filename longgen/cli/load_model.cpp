@@ -3,6 +3,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "longgen/backend/quantized.h"
 #include "longgen/base/error.h"
 #include "longgen/base/log.h"
 #include "longgen/base/mapped_file.h"
@@ -11,18 +12,49 @@
 
 namespace longgen::cli {
 
-ModelLoader::ModelLoader(const std::string& path, const CommonOptions& common)
+ModelLoader::ModelLoader(const std::string& path, const CommonOptions& common, WeightForm form)
     : file_(formats::ModelFile::open(path)),
       config_(file_.config()),
       backend_(make_backend(common)) {
   require(file_.has_weights(), "{} has no weights; give a model folder or a GGUF file", path);
   tokenizer_ = tokenizer::Tokenizer::load(file_);
-  dtype_ = dtype_or(common, backend_->preferred_dtype());
+  choose_weights(common, form);
   debug("{}", backend_->description());
 }
 
+void ModelLoader::choose_weights(const CommonOptions& common, WeightForm form) {
+  const bool asked = common.dtype == kQuantizedDtype;
+  dtype_ = asked ? backend_->preferred_dtype() : dtype_or(common, backend_->preferred_dtype());
+  if (!asked && (form == WeightForm::kDequantized || !common.dtype.empty())) return;
+  std::vector<WeightScheme> schemes = file_.weight_schemes();
+  bool quantized = false;
+  for (const WeightScheme scheme : schemes) {
+    quantized = quantized || scheme != WeightScheme::kPlain;
+    if (backend_->supports_scheme(scheme)) continue;
+    require(!asked, "{} cannot compute with {} weights; use --dtype f32 or bf16",
+            backend_->description(), quantized::scheme_name(scheme));
+    info("the weights are dequantised to {}: {} cannot compute with {}", dtype_name(dtype_),
+         backend_->description(), quantized::scheme_name(scheme));
+    return;
+  }
+  if (!quantized && asked) {
+    fail_usage("--dtype {}: the weights of {} are not stored so; use f32 or bf16", common.dtype,
+               file_.path().string());
+  }
+  if (!quantized) return;
+  schemes_ = std::move(schemes);
+  NoMemory nothing;
+  info("the weights stay quantised ({}); --dtype f32 or bf16 dequantises them",
+       model::ParameterSet("weights", config_, dtype_, nothing, schemes_).description());
+}
+
+int64_t ModelLoader::weight_bytes() const {
+  NoMemory nothing;
+  return model::ParameterSet("weights", config_, dtype_, nothing, schemes_).bytes();
+}
+
 void ModelLoader::check_memory(int64_t other_bytes, const std::string& what) const {
-  const int64_t weights = model::parameter_count(config_) * dtype_size(dtype_);
+  const int64_t weights = weight_bytes();
   const int64_t available = available_memory_bytes();
   debug("memory: weights {}, {} {}, available {}", format_bytes(weights), what,
         format_bytes(other_bytes), format_bytes(available));
@@ -39,6 +71,7 @@ void ModelLoader::check_engine(const infer::EngineOptions& options) const {
   check_memory(plan.kv_peak + plan.workspace,
                fmt::format("KV cache ({}) and workspace ({})", format_bytes(plan.kv_peak),
                            format_bytes(plan.workspace)));
+  model::check_native_window(config_, options.max_tokens);
   if (options.max_tokens > config_.max_position_embeddings) {
     require(config_.position != model::PositionKind::kLearned,
             "{} tokens, but the model has learned positions for {} only", options.max_tokens,
@@ -50,8 +83,8 @@ void ModelLoader::check_engine(const infer::EngineOptions& options) const {
 
 LoadedModel ModelLoader::load() && {
   LoadedModel loaded;
-  loaded.weights =
-      std::make_unique<model::ParameterSet>("weights", config_, dtype_, backend_->memory());
+  loaded.weights = std::make_unique<model::ParameterSet>("weights", config_, dtype_,
+                                                         backend_->memory(), schemes_);
   file_.read_weights(*loaded.weights);
   loaded.backend = std::move(backend_);
   loaded.config = config_;

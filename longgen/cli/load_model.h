@@ -20,13 +20,19 @@ struct LoadedModel {
   std::unique_ptr<tokenizer::Tokenizer> tokenizer;
 };
 
+// What becomes of weights that a file stores quantised when --dtype does not say: whoever runs a
+// model wants it as it is, whoever measures or trains one wants its numbers.
+enum class WeightForm : uint8_t { kAsStored, kDequantized };
+
 // Opens the model without its weights, so that a command can still refuse.
 class ModelLoader {
  public:
-  ModelLoader(const std::string& path, const CommonOptions& common);
+  ModelLoader(const std::string& path, const CommonOptions& common,
+              WeightForm form = WeightForm::kAsStored);
 
   const model::ModelConfig& config() const { return config_; }
   const tokenizer::Tokenizer& tokenizer() const { return *tokenizer_; }
+  // Of activations, and of weights that are not quantised.
   DType dtype() const { return dtype_; }
   Backend& backend() const { return *backend_; }
 
@@ -40,11 +46,15 @@ class ModelLoader {
   LoadedModel load() &&;
 
  private:
+  void choose_weights(const CommonOptions& common, WeightForm form);
+  int64_t weight_bytes() const;
+
   formats::ModelFile file_;
   model::ModelConfig config_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<tokenizer::Tokenizer> tokenizer_;
   DType dtype_;
+  std::vector<WeightScheme> schemes_;  // one a parameter; empty: all plain
 };
 
 // --prompt texts and --file contents, in that order; "-" reads stdin.
