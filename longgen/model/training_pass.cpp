@@ -10,7 +10,7 @@
 
 namespace longgen::model {
 
-// Memory: the inputs of every layer; one layer's activations (one each without recomputation); one
+// Memory: the inputs of every layer; one layer's activations (one each where they are kept); one
 // gradient of the residual stream; scratch that the layers share, under the head's.
 struct TrainingPass::Impl {
   Impl(const ModelConfig& config, const ParameterSet& weights, Backend& backend, int64_t max_tokens,
@@ -32,8 +32,9 @@ struct TrainingPass::Impl {
     return x.slice(0, layer, 1).reshape({max_tokens, config.hidden_size}).slice(0, 0, rows());
   }
   LayerActivations activations_of(int64_t layer) const {
-    return activations[options.recompute ? 0 : static_cast<size_t>(layer)].first_rows(rows());
+    return activations[recomputes_attention() ? 0 : static_cast<size_t>(layer)].first_rows(rows());
   }
+  bool recomputes_attention() const { return options.recompute && options.recompute_attention; }
 
   const ModelConfig config;
   Backend& backend;
@@ -97,7 +98,7 @@ void TrainingPass::Impl::plan_activations(Arena& arena) {
   activations.clear();
   x = arena.allocate("inputs of layers", dtype,
                      {config.num_layers + 1, max_tokens, config.hidden_size});
-  for (int64_t i = 0; i < (options.recompute ? 1 : config.num_layers); ++i) {
+  for (int64_t i = 0; i < (recomputes_attention() ? 1 : config.num_layers); ++i) {
     LayerActivations a;
     a.attention = AttentionActivations::allocate(arena, config, dtype, max_tokens, true);
     a.mid = arena.allocate("after attention", dtype, {max_tokens, config.hidden_size});
@@ -178,7 +179,7 @@ void TrainingPass::Impl::backward(const ParameterSet& gradients) {
     const DecoderLayer& layer = layers[static_cast<size_t>(i)];
     const LayerActivations a = activations_of(i);
     // The last layer's activations are still those of the forward pass.
-    if (options.recompute && i + 1 < config.num_layers) {
+    if (recomputes_attention() && i + 1 < config.num_layers) {
       layer.forward_attention(step, a, shared, input(i), attention);
     }
     layer.backward(step, gradients, a, shared, gradient, input(i), attention.documents());
