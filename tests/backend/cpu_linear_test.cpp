@@ -84,6 +84,24 @@ TEST_P(CpuLinear, LongSums) {
   expect_close(dx, sum_error(s.n), "7000 terms");
 }
 
+// Rows in place and packed (1024 bytes apart they share places of the cache), several blocks of k,
+// last strips of more and of fewer than 16 rows; weight gradients over several passes.
+TEST_P(CpuLinear, LargerBlocks) {
+  for (const Shape& s : {Shape{75, 100, 608}, Shape{41, 70, 512}, Shape{2400, 45, 33}}) {
+    Operand& x = input({s.rows, s.k});
+    Operand& w = input({s.n, s.k});
+    Operand& y = output({s.rows, s.n});
+    Operand& dy = input({s.rows, s.n});
+    Operand& dw = input(DType::kF32, {s.n, s.k});
+    run([&](Backend& b, auto t) {
+      b.linear_forward(t(y), t(x), {t(w)}, {}, false);
+      b.linear_backward_weight(t(dw), t(dy), t(x));
+    });
+    expect_close(y, sum_error(s.k), name(s));
+    expect_close(dw, sum_error(s.rows), name(s) + " dw");
+  }
+}
+
 // Nothing to sum over leaves dw alone; no rows leave everything alone.
 TEST_P(CpuLinear, NoRows) {
   Operand& dw = input(DType::kF32, {5, 4});
