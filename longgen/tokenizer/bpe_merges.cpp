@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <functional>
 
 namespace longgen::tokenizer {
 
@@ -10,7 +11,7 @@ BpeMerges::BpeMerges(std::vector<Rule> rules) : rules_(std::move(rules)) {
   for (uint32_t rank = 0; rank < rules_.size(); ++rank) {
     const uint64_t key = key_of(rules_[rank].left, rules_[rank].right);
     Slot& slot = slots_[slot_of(key)];
-    if (slot.key == kEmpty) slot = {key, rank};
+    slot = {key, rank};
   }
 }
 
@@ -30,35 +31,42 @@ uint32_t BpeMerges::rank_of(int32_t left, int32_t right) const {
 void BpeMerges::apply(std::vector<int32_t>& symbols, Scratch& scratch) const {
   const auto count = static_cast<int32_t>(symbols.size());
   if (count < 2) return;
-  auto& [heap, next, previous] = scratch;
+  auto& [heap, ranks, next, previous] = scratch;
   heap.clear();
+  ranks.resize(count);
   next.resize(count);
   previous.resize(count);
-  const auto later = [](const Scratch::Candidate& a, const Scratch::Candidate& b) {
-    return a.rank != b.rank ? a.rank > b.rank : a.position > b.position;
+  // The lowest rank, then the leftmost place, on top.
+  const auto entry = [&](int32_t at) {
+    return static_cast<uint64_t>(ranks[at]) << 32 | static_cast<uint32_t>(at);
   };
-  const auto propose = [&](int32_t at) {  // the pair that starts at `at`
-    if (at < 0 || next[at] == count) return;
-    const uint32_t rank = rank_of(symbols[at], symbols[next[at]]);
-    if (rank == kNoRule) return;
-    heap.push_back({rank, static_cast<uint32_t>(at), symbols[at], symbols[next[at]]});
-    std::push_heap(heap.begin(), heap.end(), later);
+  const auto rank_at = [&](int32_t at) {
+    return next[at] == count ? kNoRule : rank_of(symbols[at], symbols[next[at]]);
   };
   for (int32_t i = 0; i < count; ++i) {
     previous[i] = i - 1;
     next[i] = i + 1;
+    ranks[i] = rank_at(i);
+    if (ranks[i] != kNoRule) heap.push_back(entry(i));
   }
-  for (int32_t i = 0; i + 1 < count; ++i) propose(i);
+  std::make_heap(heap.begin(), heap.end(), std::greater<>());
+  const auto propose = [&](int32_t at) {  // the pair that starts at `at`
+    if (at < 0) return;
+    ranks[at] = rank_at(at);
+    if (ranks[at] == kNoRule) return;
+    heap.push_back(entry(at));
+    std::push_heap(heap.begin(), heap.end(), std::greater<>());
+  };
   while (!heap.empty()) {
-    const Scratch::Candidate best = heap.front();
-    std::pop_heap(heap.begin(), heap.end(), later);
+    const auto rank = static_cast<uint32_t>(heap.front() >> 32);
+    const auto at = static_cast<int32_t>(heap.front());
+    std::pop_heap(heap.begin(), heap.end(), std::greater<>());
     heap.pop_back();
-    const auto at = static_cast<int32_t>(best.position);
-    // A merge beside it may have changed the pair since.
-    if (symbols[at] != best.left || next[at] == count || symbols[next[at]] != best.right) continue;
+    if (ranks[at] != rank) continue;  // a merge beside it has changed the pair since
     const int32_t gone = next[at];
-    symbols[at] = rules_[best.rank].merged;
+    symbols[at] = rules_[rank].merged;
     symbols[gone] = -1;
+    ranks[gone] = kNoRule;
     next[at] = next[gone];
     if (next[at] < count) previous[next[at]] = at;
     propose(previous[at]);

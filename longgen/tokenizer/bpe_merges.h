@@ -13,18 +13,15 @@ class BpeMerges {
     int32_t left, right, merged;
   };
 
-  // Rules in order of rank: the first is applied first. A pair that comes twice keeps its first
-  // rank.
+  // Rules in order of rank: the first is applied first. A pair that comes twice has its last
+  // rank, as in the `tokenizers` library.
   explicit BpeMerges(std::vector<Rule> rules);
 
   const std::vector<Rule>& rules() const { return rules_; }
 
   struct Scratch {
-    struct Candidate {
-      uint32_t rank, position;
-      int32_t left, right;
-    };
-    std::vector<Candidate> heap;
+    std::vector<uint64_t> heap;   // rank of a pair, then its place
+    std::vector<uint32_t> ranks;  // by place: of the pair that starts there now
     std::vector<int32_t> next, previous;
   };
 

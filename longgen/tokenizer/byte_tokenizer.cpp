@@ -30,7 +30,7 @@ TokenizerInfo with_bytes(TokenizerInfo info, const std::string& file) {
 ByteTokenizer::ByteTokenizer(TokenizerInfo info, const std::string& file)
     : Tokenizer(with_bytes(std::move(info), file), file) {}
 
-void ByteTokenizer::encode_plain(std::string_view text, bool, std::vector<int32_t>& ids) const {
+void ByteTokenizer::encode_plain(std::string_view text, Piece, std::vector<int32_t>& ids) const {
   const size_t before = ids.size();
   ids.resize(before + text.size());
   for (size_t i = 0; i < text.size(); ++i) ids[before + i] = static_cast<uint8_t>(text[i]);
@@ -40,6 +40,7 @@ std::map<std::string, std::string> ByteTokenizer::make_files() const {
   BpeFileContents contents;
   for (int b = 0; b < 256; ++b) contents.pieces.push_back(to_byte_level(token_bytes(b)));
   contents.pieces.resize(static_cast<size_t>(vocab_size()));
+  contents.pre = {{.kind = PreTokenizerStep::Kind::kByteAlphabet}};
   return make_bpe_files(contents, info());
 }
 

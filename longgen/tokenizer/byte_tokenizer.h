@@ -14,8 +14,7 @@ class ByteTokenizer : public Tokenizer {
   ByteTokenizer(TokenizerInfo info, const std::string& file);
 
  protected:
-  void encode_plain(std::string_view text, bool space_prefix,
-                    std::vector<int32_t>& ids) const override;
+  void encode_plain(std::string_view text, Piece piece, std::vector<int32_t>& ids) const override;
   std::map<std::string, std::string> make_files() const override;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "longgen/base/error.h"
 #include "longgen/formats/json.h"
 #include "longgen/tokenizer/pre_tokenizer.h"
 #include "longgen/tokenizer/utf8.h"
@@ -13,9 +14,8 @@ namespace {
 using Json = formats::OrderedJson;
 
 Json added_token_json(const AddedToken& token) {
-  return {{"content", token.text},  {"single_word", token.single_word},
-          {"lstrip", token.lstrip}, {"rstrip", token.rstrip},
-          {"normalized", false},    {"special", token.special}};
+  return {{"content", token.text},  {"single_word", token.single_word}, {"lstrip", token.lstrip},
+          {"rstrip", token.rstrip}, {"normalized", token.normalized},   {"special", token.special}};
 }
 
 std::vector<AddedToken> by_id(std::vector<AddedToken> tokens) {
@@ -69,24 +69,53 @@ Json byte_level_json(bool add_prefix_space, bool use_regex) {
           {"use_regex", use_regex}};
 }
 
-Json pre_tokenizer_json(const BpeFileContents& contents) {
-  if (contents.patterns.empty()) return byte_level_json(contents.add_prefix_space, false);
-  const bool gpt2 = contents.patterns.back() == kGpt2Pattern;
+Json split_json(const PreTokenizerStep& step) {
+  if (step.text == kDigitPattern && !step.inverted) {
+    if (step.behavior == SplitBehavior::kIsolated)
+      return {{"type", "Digits"}, {"individual_digits", true}};
+    if (step.behavior == SplitBehavior::kContiguous)
+      return {{"type", "Digits"}, {"individual_digits", false}};
+  }
+  static constexpr const char* kNames[] = {"Isolated", "Removed", "MergedWithPrevious",
+                                           "MergedWithNext", "Contiguous"};
+  return {{"type", "Split"},
+          {"pattern", {{"Regex", step.text}}},
+          {"behavior", kNames[static_cast<size_t>(step.behavior)]},
+          {"invert", step.inverted}};
+}
+
+// A prefix of a space and GPT-2's expression right before the byte alphabet are part of ByteLevel.
+Json pre_tokenizer_json(const std::vector<PreTokenizerStep>& pre) {
+  using Kind = PreTokenizerStep::Kind;
+  const PreTokenizerStep gpt2{.kind = Kind::kSplit, .text = kGpt2Pattern};
+  const PreTokenizerStep space{.kind = Kind::kPrefix, .text = " "};
+  const PreTokenizerStep alphabet{.kind = Kind::kByteAlphabet};
   Json steps = Json::array();
-  for (size_t i = 0; i + (gpt2 ? 1 : 0) < contents.patterns.size(); ++i) {
-    const std::string& pattern = contents.patterns[i];
-    if (pattern == kDigitPattern) {
-      steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
+  for (size_t i = 0; i < pre.size(); ++i) {
+    const auto is = [&](size_t at, const PreTokenizerStep& step) {
+      return at < pre.size() && pre[at] == step;
+    };
+    size_t at = i;
+    const bool prefixed = is(at, space);
+    at += prefixed ? 1 : 0;
+    const bool words = is(at, gpt2);
+    at += words ? 1 : 0;
+    if (is(at, alphabet)) {
+      steps.push_back(byte_level_json(prefixed, words));
+      i = at;
     } else {
-      steps.push_back({{"type", "Split"},
-                       {"pattern", {{"Regex", pattern}}},
-                       {"behavior", "Isolated"},
-                       {"invert", false}});
+      steps.push_back(split_json(pre[i]));
     }
   }
-  steps.push_back(byte_level_json(contents.add_prefix_space, gpt2));
   if (steps.size() == 1) return steps[0];
   return {{"type", "Sequence"}, {"pretokenizers", steps}};
+}
+
+Json normalizer_json(const std::vector<NormalizerStep>& steps) {
+  if (steps.empty()) return nullptr;
+  require(steps.size() == 1 && steps[0].kind == NormalizerStep::Kind::kNfc,
+          "no named rule has a normalizer other than NFC");
+  return {{"type", "NFC"}};
 }
 
 // Puts the BOS before a text when the model wants one.
@@ -208,12 +237,7 @@ const Json kSpaceToMark = {
 void put_space_rules(SpacePrefix prefix, Json& json) {
   json["normalizer"] = nullptr;
   json["pre_tokenizer"] = nullptr;
-  if (prefix == SpacePrefix::kAtStart) {
-    json["pre_tokenizer"] = {{"type", "Metaspace"},
-                             {"replacement", kSpaceMark},
-                             {"prepend_scheme", "first"},
-                             {"split", false}};
-  } else if (prefix == SpacePrefix::kAfterAdded) {
+  if (prefix == SpacePrefix::kAfterAdded) {
     const Json prepend = {{"type", "Prepend"}, {"prepend", kSpaceMark}};
     json["normalizer"] = {{"type", "Sequence"},
                           {"normalizers", Json::array({prepend, kSpaceToMark})}};
@@ -227,8 +251,8 @@ void put_space_rules(SpacePrefix prefix, Json& json) {
 FileTexts make_bpe_files(const BpeFileContents& contents, const TokenizerInfo& info) {
   Json json = tokenizer_json();
   json["added_tokens"] = added_tokens_json(info.added);
-  json["normalizer"] = contents.nfc ? Json{{"type", "NFC"}} : Json(nullptr);
-  json["pre_tokenizer"] = pre_tokenizer_json(contents);
+  json["normalizer"] = normalizer_json(contents.normalizer);
+  json["pre_tokenizer"] = pre_tokenizer_json(contents.pre);
   json["post_processor"] = post_processor_json(info);
   json["decoder"] = byte_level_json(true, true);
   Json model = bpe_model_json(vocabulary_json(contents.pieces), merges_json(contents.merges));

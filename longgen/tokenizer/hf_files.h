@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "longgen/tokenizer/normalizer.h"
+#include "longgen/tokenizer/pre_tokenizer.h"
 #include "longgen/tokenizer/sentencepiece_model.h"
 #include "longgen/tokenizer/tokenizer.h"
 
@@ -18,8 +20,9 @@ using FileTexts = std::map<std::string, std::string>;  // by name
 struct BpeFileContents {
   std::vector<std::string> pieces;  // by id; empty: no such token
   std::vector<std::pair<std::string, std::string>> merges;
-  std::vector<std::string> patterns;  // as PreTokenizer takes them
-  bool ignore_merges = false, nfc = false, add_prefix_space = false;
+  std::vector<NormalizerStep> normalizer;
+  std::vector<PreTokenizerStep> pre;  // splits, prefixes of a space, kByteAlphabet
+  bool ignore_merges = false;
   std::string unknown_token;  // empty: none
 };
 FileTexts make_bpe_files(const BpeFileContents& contents, const TokenizerInfo& info);

@@ -10,8 +10,7 @@
 #include <vector>
 
 #include "longgen/formats/json.h"
-#include "longgen/tokenizer/bpe_tokenizer.h"
-#include "longgen/tokenizer/sentencepiece_model.h"
+#include "longgen/tokenizer/hf_pipeline.h"
 #include "longgen/tokenizer/tokenizer.h"
 
 namespace longgen::tokenizer {
@@ -19,21 +18,14 @@ namespace longgen::tokenizer {
 // The id of a token by its text, or kNoToken.
 using TokenFinder = std::function<int32_t(const std::string& text)>;
 
-// Where a SentencePiece tokenizer puts a space before a text.
-struct SpaceRule {
-  SpacePrefix prefix = SpacePrefix::kNever;
-  bool unless_space = false;
-};
-
 struct HfTokenizer {
   std::string file;
-  bool sentencepiece = false;       // a BPE over characters with byte fallback
   std::vector<std::string> pieces;  // by id; added tokens included, as written
+  std::vector<bool> in_model;       // by id: not only added
   std::vector<std::pair<std::string, std::string>> merges;
-  PreTokenizerSpec pre;           // byte-level BPE
-  bool add_prefix_space = false;  // byte-level BPE
-  SpaceRule prefix;               // sentencepiece
-  std::string unknown_token;      // of the model; "": none
+  bool byte_fallback = false, ignore_merges = false, fuse_unknown = false;
+  std::string unknown_token;  // of the model; "": none
+  HfPipeline pipeline;
   TokenizerInfo info;
   std::unordered_map<std::string, int32_t> ids;
 
@@ -46,14 +38,9 @@ struct HfTokenizer {
 // Throws Error naming `file` and the field.
 HfTokenizer parse_tokenizer_json(const formats::Json& json, const std::string& file);
 
-// Bytes, byte-level BPE or SentencePiece.
+// Bytes or BPE.
 std::unique_ptr<Tokenizer> make_hf_tokenizer(HfTokenizer parsed);
 
-// Whether the file describes a SentencePiece model: a BPE with byte fallback.
-bool is_sentencepiece_json(const formats::Json& json, const std::string& file);
-
 AddedToken read_added_token(const formats::JsonObject& object, int32_t id);
-std::vector<AddedToken> read_added_tokens(const formats::Json& json, const std::string& file);
-SpaceRule read_space_rule(const formats::Json& json, const std::string& file);
 
 }  // namespace longgen::tokenizer

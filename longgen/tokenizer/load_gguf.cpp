@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <iterator>
 
 #include "longgen/base/error.h"
 #include "longgen/formats/gguf.h"
 #include "longgen/tokenizer/bpe_tokenizer.h"
+#include "longgen/tokenizer/gguf_rules.h"
 #include "longgen/tokenizer/load.h"
 #include "longgen/tokenizer/sentencepiece_tokenizer.h"
 
@@ -59,14 +61,26 @@ TokenizerInfo read_info(const GgufFile& gguf, const std::vector<std::string>& to
   return info;
 }
 
+// As ByteLevel's add_prefix_space does: before its expression.
+void add_space_prefix(std::vector<PreTokenizerStep>& pre) {
+  auto at = std::find(pre.begin(), pre.end(),
+                      PreTokenizerStep{.kind = PreTokenizerStep::Kind::kByteAlphabet});
+  if (at != pre.begin() && std::prev(at)->text == kGpt2Pattern) --at;
+  pre.insert(at, {.kind = PreTokenizerStep::Kind::kPrefix, .text = " "});
+}
+
 std::unique_ptr<Tokenizer> load_bpe(const GgufFile& gguf) {
   BpeData data;
   data.file = gguf.path().string();
   data.pieces = gguf.strings(kTokensKey);
   data.info = read_info(gguf, data.pieces, read_types(gguf, data.pieces.size()));
   // Files older than the key hold GPT-2's kind.
-  data.pre = named_pre_tokenizer(gguf.string_or("tokenizer.ggml.pre", "gpt-2"), data.file);
-  data.add_prefix_space = gguf.boolean_or("tokenizer.ggml.add_space_prefix", false);
+  NamedRules rules = named_rules(gguf.string_or("tokenizer.ggml.pre", "gpt-2"), data.file);
+  data.normalizer = std::move(rules.normalizer);
+  data.pre = std::move(rules.pre);
+  data.ignore_merges = rules.ignore_merges;
+  if (!gguf.has("tokenizer.ggml.add_bos_token")) data.info.adds_bos = rules.adds_bos;
+  if (gguf.boolean_or("tokenizer.ggml.add_space_prefix", false)) add_space_prefix(data.pre);
   static constexpr const char* kMergesKey = "tokenizer.ggml.merges";
   for (const std::string& merge : gguf.strings(kMergesKey)) {
     const size_t space = merge.find(' ', 1);

@@ -1,11 +1,9 @@
-#include <algorithm>
-#include <set>
+#include <map>
+#include <sstream>
 
 #include "longgen/base/error.h"
 #include "longgen/base/mapped_file.h"
 #include "longgen/formats/json.h"
-#include "longgen/tokenizer/bpe_tokenizer.h"
-#include "longgen/tokenizer/byte_tokenizer.h"
 #include "longgen/tokenizer/hf_tokenizer_json.h"
 #include "longgen/tokenizer/load.h"
 #include "longgen/tokenizer/sentencepiece_tokenizer.h"
@@ -135,13 +133,9 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const Directory& directory) {
   info.pad = model.pad;
   info.unk = model.unk;
   info.adds_bos = model.bos != kNoToken;
-  info.added = directory.tokenizer.is_null()
-                   ? read_added_tokens_decoder(directory)
-                   : read_added_tokens(directory.tokenizer, directory.name("tokenizer.json"));
+  info.added = read_added_tokens_decoder(directory);
+  for (AddedToken& token : info.added) token.normalized = false;  // the text is not
   add_control_pieces(model, info);
-  if (!directory.tokenizer.is_null()) {
-    model.prefix = read_space_rule(directory.tokenizer, directory.name("tokenizer.json")).prefix;
-  }
   const TokenFinder find = [&](const std::string& text) -> int32_t {
     for (const AddedToken& token : info.added) {
       if (token.text == text) return token.id;
@@ -156,33 +150,95 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const Directory& directory) {
   return make_sentencepiece_tokenizer(std::move(model), std::move(info), file);
 }
 
-std::unique_ptr<Tokenizer> load_tokenizer_json(const Directory& directory) {
-  const std::string file = directory.name("tokenizer.json");
-  HfTokenizer parsed = parse_tokenizer_json(directory.tokenizer, file);
+std::unique_ptr<Tokenizer> load_tokenizer_json(const Directory& directory, const Json& json,
+                                               const std::string& file) {
+  HfTokenizer parsed = parse_tokenizer_json(json, file);
   read_settings(
       directory, [&](const std::string& text) { return parsed.find(text); }, parsed.info);
   add_end_of_generation(parsed.info);
   return make_hf_tokenizer(std::move(parsed));
 }
 
+// The lines of merges.txt but its first, which names a version.
+Json read_merges_text(const std::string& text) {
+  Json merges = Json::array();
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.ends_with('\r')) line.pop_back();
+    if (!line.empty() && !line.starts_with("#version")) merges.push_back(line);
+  }
+  return merges;
+}
+
+// The special tokens that the configuration names and those that it lists, as added_tokens.
+Json gpt2_added_tokens(const Directory& directory, const JsonObject& vocabulary) {
+  std::map<std::string, AddedToken> tokens;
+  for (const char* key : {"bos_token", "eos_token", "unk_token", "pad_token"}) {
+    std::string text =
+        special_token_text(directory.config, directory.name("tokenizer_config.json"), key);
+    if (text.empty()) {
+      text =
+          special_token_text(directory.special_map, directory.name("special_tokens_map.json"), key);
+    }
+    if (text.empty() || !vocabulary.has(text)) continue;
+    const auto id = static_cast<int32_t>(vocabulary.integer(text, 0, kMaxVocabulary));
+    tokens[text] = {.id = id, .text = text};
+  }
+  for (const AddedToken& token : read_added_tokens_decoder(directory)) tokens[token.text] = token;
+  Json list = Json::array();
+  for (const auto& [text, token] : tokens) {
+    list.push_back({{"id", token.id},
+                    {"content", text},
+                    {"special", token.special},
+                    {"lstrip", token.lstrip},
+                    {"rstrip", token.rstrip},
+                    {"single_word", token.single_word},
+                    {"normalized", token.normalized}});
+  }
+  return list;
+}
+
+// GPT-2's vocab.json and merges.txt (OPT has no others) as a tokenizer.json.
+Json gpt2_tokenizer_json(const Directory& directory) {
+  const Json none = Json::object();
+  const JsonObject config(directory.config.is_null() ? none : directory.config,
+                          directory.name("tokenizer_config.json"));
+  const std::string kind = config.string_or("tokenizer_class", "GPT2Tokenizer");
+  if (kind != "GPT2Tokenizer" && kind != "GPT2TokenizerFast") {
+    fail(
+        "{}: there is no tokenizer.json; vocab.json and merges.txt alone are read only for "
+        "GPT2Tokenizer, not for '{}'; copy the model's tokenizer.json there",
+        directory.path.string(), kind);
+  }
+  const std::string file = directory.name("vocab.json");
+  const Json vocabulary = formats::parse_json(directory.texts.at("vocab.json"), file);
+  const Json byte_level = {{"type", "ByteLevel"},
+                           {"add_prefix_space", config.boolean_or("add_prefix_space", false)},
+                           {"use_regex", true}};
+  return {{"model",
+           {{"type", "BPE"},
+            {"vocab", vocabulary},
+            {"merges", read_merges_text(directory.texts.at("merges.txt"))}}},
+          {"added_tokens", gpt2_added_tokens(directory, JsonObject(vocabulary, file))},
+          {"pre_tokenizer", byte_level},
+          {"decoder", byte_level}};
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_hf_tokenizer(const fs::path& path) {
   const Directory directory = read_directory(path);
-  const bool has_model = directory.texts.contains("tokenizer.model");
-  if (!directory.tokenizer.is_null()) {
-    const bool sentencepiece =
-        is_sentencepiece_json(directory.tokenizer, directory.name("tokenizer.json"));
-    // tokenizer.model is the original where both are there; byte-level BPE has another file by that
-    // name.
-    if (!(sentencepiece && has_model)) return load_tokenizer_json(directory);
+  if (!directory.tokenizer.is_null())
+    return load_tokenizer_json(directory, directory.tokenizer, directory.name("tokenizer.json"));
+  if (directory.texts.contains("tokenizer.model")) return load_sentencepiece(directory);
+  if (directory.texts.contains("vocab.json") && directory.texts.contains("merges.txt")) {
+    return load_tokenizer_json(directory, gpt2_tokenizer_json(directory),
+                               directory.name("vocab.json"));
   }
-  require(
-      has_model,
+  fail(
       "{}: there is neither tokenizer.json nor tokenizer.model in this directory; copy the model's "
       "tokenizer files there",
       path.string());
-  return load_sentencepiece(directory);
 }
 
 }  // namespace longgen::tokenizer

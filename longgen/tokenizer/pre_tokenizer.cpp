@@ -1,10 +1,6 @@
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include "longgen/tokenizer/pre_tokenizer.h"
 
-#include <fmt/ranges.h>
-#include <pcre2.h>
-
-#include <map>
+#include <algorithm>
 
 #include "longgen/base/error.h"
 #include "longgen/tokenizer/utf8.h"
@@ -14,179 +10,186 @@ namespace longgen::tokenizer {
 const char* const kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 const char* const kDigitPattern = R"(\p{N})";
+const char* const kPunctuationPattern = R"([\p{P}!-/:-@\[-`{-~])";
 
 namespace {
 
-// Of Meta's llama3/tokenizer.py and Qwen2's tokenizer.json.
-const char* const kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-const char* const kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+using Kind = PreTokenizerStep::Kind;
+using Steps = std::vector<PreTokenizerStep>;
 
 // kDigitPattern and then kGpt2Pattern in one pass: a digit ends the piece before it, so white space
 // does not leave its last character to a digit.
 const char* const kDigitsThenGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+)";
 
-// Steps of the matcher for one match. The known expressions need one per character of a run; an
-// expression that backtracks without end stops here.
-constexpr uint32_t kMatchLimit = 50'000'000;
-constexpr size_t kJitStackBytes = size_t{8} << 20;
+// A run of white space where \s+$ does not match from the start, or behind its match, has none
+// further on: without this, long runs take quadratic time.
+const char* const kTrailingSpacePattern = R"(\s+$)";
+const char* const kTrailingSpaceFromStart = R"((?<!\s)\s+$)";
 
-std::map<std::string, PreTokenizerSpec> known_pre_tokenizers() {
-  const PreTokenizerSpec gpt2{.patterns = {kGpt2Pattern}};
-  const PreTokenizerSpec digits{.patterns = {kDigitPattern, kGpt2Pattern}};
-  const PreTokenizerSpec llama3{.patterns = {kLlama3Pattern}, .ignore_merges = true};
-  const PreTokenizerSpec qwen2{.patterns = {kQwen2Pattern}, .nfc = true};
-  return {{"gpt-2", gpt2},       {"gpt2", gpt2},        {"mpt", gpt2},         {"olmo", gpt2},
-          {"jais", gpt2},        {"smollm", digits},    {"starcoder", digits}, {"refact", digits},
-          {"command-r", digits}, {"llama-bpe", llama3}, {"llama3", llama3},    {"llama-v3", llama3},
-          {"qwen2", qwen2}};
+bool is_plain_split(const PreTokenizerStep& step, const char* pattern) {
+  return step == PreTokenizerStep{.kind = Kind::kSplit, .text = pattern};
 }
 
-// The expression as PCRE2 is to read it. Its \s has U+180E, which Unicode took out of White_Space
-// in 6.3; the tokenizers follow Unicode. Classes inside classes and && mean something else to the
-// tokenizers' library (Oniguruma) than to PCRE2: Error.
-std::string to_pcre(const std::string& pattern, const std::string& file) {
-  static constexpr std::string_view kSpaces = R"(\p{Z}\x{9}-\x{D}\x{85})";
-  std::string result;
-  bool in_class = false;
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    const std::string_view rest = std::string_view(pattern).substr(i);
-    if (rest[0] == '\\' && rest.size() > 1) {
-      ++i;
-      if (rest[1] == 's') {
-        result += in_class ? std::string(kSpaces) : fmt::format("[{}]", kSpaces);
-      } else if (rest[1] == 'S' && !in_class) {
-        result += fmt::format("[^{}]", kSpaces);
-      } else {
-        result += rest.substr(0, 2);
-      }
+// The same pieces, found faster.
+Steps optimised(Steps steps) {
+  for (size_t i = 0; i + 1 < steps.size(); ++i) {
+    if (!is_plain_split(steps[i], kDigitPattern) || !is_plain_split(steps[i + 1], kGpt2Pattern))
       continue;
+    steps[i].text = kDigitsThenGpt2Pattern;
+    steps.erase(steps.begin() + static_cast<ptrdiff_t>(i) + 1);
+  }
+  // At the end the alphabet would only be undone again.
+  if (!steps.empty() && steps.back().kind == Kind::kByteAlphabet) steps.pop_back();
+  return steps;
+}
+
+std::string without_spaces(std::string_view text, const std::string& replacement) {
+  std::string result;
+  for (const char c : text) {
+    if (c == ' ') {
+      result += replacement;
+    } else {
+      result += c;
     }
-    require(!in_class || !(rest[0] == '[' || rest.starts_with("&&")),
-            "{}: the pre-tokenizer's expression '{}' has '{}' inside a character class, which is "
-            "not supported",
-            file, pattern, rest[0]);
-    in_class = rest[0] == '[' || (in_class && rest[0] != ']');
-    result += rest[0];
   }
   return result;
 }
 
-std::string pcre_message(int code) {
-  PCRE2_UCHAR text[256] = {};
-  pcre2_get_error_message(code, text, sizeof(text));
-  return reinterpret_cast<const char*>(text);
+struct Part {
+  size_t begin, end;
+  bool is_match;
+};
+
+void merge_contiguous(std::vector<Part>& parts) {
+  std::vector<Part> merged;
+  bool previous = false;
+  for (const Part& part : parts) {
+    if (part.is_match == previous && !merged.empty()) {
+      merged.back().end = part.end;
+    } else {
+      merged.push_back(part);
+    }
+    previous = part.is_match;
+  }
+  parts = std::move(merged);
 }
 
-struct FreeCode {
-  void operator()(pcre2_code* code) const { pcre2_code_free(code); }
-};
+// A match joins the piece before it unless that is a match too.
+void merge_with_previous(std::vector<Part>& parts) {
+  std::vector<Part> merged;
+  bool previous = false;
+  for (const Part& part : parts) {
+    if (part.is_match && !previous && !merged.empty()) {
+      merged.back().end = part.end;
+    } else {
+      merged.push_back(part);
+    }
+    previous = part.is_match;
+  }
+  parts = std::move(merged);
+}
+
+void merge_with_next(std::vector<Part>& parts) {
+  std::reverse(parts.begin(), parts.end());
+  std::vector<Part> merged;
+  bool previous = false;
+  for (const Part& part : parts) {
+    if (part.is_match && !previous && !merged.empty()) {
+      merged.back().begin = part.begin;
+    } else {
+      merged.push_back(part);
+    }
+    previous = part.is_match;
+  }
+  std::reverse(merged.begin(), merged.end());
+  parts = std::move(merged);
+}
 
 }  // namespace
 
-PreTokenizerSpec named_pre_tokenizer(const std::string& name, const std::string& file) {
-  const auto known = known_pre_tokenizers();
-  if (const auto found = known.find(name); found != known.end()) return found->second;
-  std::vector<std::string> names;
-  for (const auto& [key, spec] : known) names.push_back(key);
-  fail(
-      "{}: tokenizer.ggml.pre is '{}', a pre-tokenizer that is not known here (known: {}); use the "
-      "model's Hugging Face directory, whose tokenizer.json holds the rule itself",
-      file, name, fmt::join(names, ", "));
-}
-
-struct PreTokenizer::Stage {
-  std::unique_ptr<pcre2_code, FreeCode> code;
-  std::string pattern, file;
-};
-
-struct PreTokenizer::Scratch::Data {
-  pcre2_match_data* match = pcre2_match_data_create(1, nullptr);
-  pcre2_match_context* context = pcre2_match_context_create(nullptr);
-  pcre2_jit_stack* stack = pcre2_jit_stack_create(32 * 1024, kJitStackBytes, nullptr);
-
-  Data() {
-    require(match != nullptr && context != nullptr, "out of memory for the pre-tokenizer");
-    pcre2_set_match_limit(context, kMatchLimit);
-    pcre2_jit_stack_assign(context, nullptr, stack);
-  }
-  ~Data() {
-    pcre2_match_data_free(match);
-    pcre2_match_context_free(context);
-    pcre2_jit_stack_free(stack);
-  }
-};
-
-PreTokenizer::Scratch::Scratch(const PreTokenizer&) : data_(std::make_unique<Data>()) {}
-PreTokenizer::Scratch::~Scratch() = default;
-
-PreTokenizer::PreTokenizer(const std::vector<std::string>& patterns, const std::string& file) {
-  std::vector<std::string> used = patterns;
-  if (used == std::vector<std::string>{kDigitPattern, kGpt2Pattern})
-    used = {kDigitsThenGpt2Pattern};
-  for (const std::string& pattern : used) {
-    const std::string text = to_pcre(pattern, file);
-    int code = 0;
-    size_t offset = 0;
-    Stage stage;
-    stage.code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
-                                   PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &offset,
-                                   nullptr));
-    require(stage.code != nullptr,
-            "{}: the pre-tokenizer's expression '{}' is not valid: {} (near '{}')", file, pattern,
-            pcre_message(code), text.substr(std::min(offset, text.size())).substr(0, 20));
-    // Where the system forbids JIT, the same expression is interpreted: same pieces, slower.
-    pcre2_jit_compile(stage.code.get(), PCRE2_JIT_COMPLETE);
-    stage.pattern = pattern;
-    stage.file = file;
+PreTokenizer::PreTokenizer(std::vector<PreTokenizerStep> steps, const std::string& where) {
+  for (PreTokenizerStep& step : optimised(std::move(steps))) {
+    Stage stage{std::move(step), std::nullopt};
+    if (stage.step.kind == Kind::kSplit) {
+      const bool trailing = stage.step.text == kTrailingSpacePattern;
+      stage.regex.emplace(trailing ? kTrailingSpaceFromStart : stage.step.text, where);
+    }
     stages_.push_back(std::move(stage));
   }
 }
 
-PreTokenizer::~PreTokenizer() = default;
-PreTokenizer::PreTokenizer(PreTokenizer&&) noexcept = default;
+// One text on its way through the stages.
+struct PreTokenizer::Walk {
+  const std::vector<Stage>& stages;
+  Regex::Scratch& scratch;
+  const std::function<void(std::string_view)>& word;
 
-void PreTokenizer::split(std::string_view text, Scratch& scratch,
-                         const std::function<void(std::string_view)>& word) const {
-  if (!text.empty()) split_stage(0, text, scratch, word);
-}
-
-void PreTokenizer::split_stage(size_t index, std::string_view text, Scratch& scratch,
-                               const std::function<void(std::string_view)>& word) const {
-  if (index == stages_.size()) return word(text);
-  const Stage& stage = stages_[index];
-  const auto emit = [&](size_t begin, size_t end) {
-    const std::string_view piece = text.substr(begin, end - begin);
+  // `alphabet`: the piece is in GPT-2's alphabet.
+  void go(size_t index, std::string_view piece, Place place, bool alphabet) const {
     if (piece.empty()) return;
-    if (index + 1 == stages_.size()) {
-      word(piece);
-    } else {
-      split_stage(index + 1, piece, scratch, word);
+    if (index == stages.size()) return finish(piece, alphabet);
+    const PreTokenizerStep& step = stages[index].step;
+    switch (step.kind) {
+      case Kind::kSplit:
+        return split(index, piece, place, alphabet);
+      case Kind::kReplaceSpaces:
+        return go(index + 1, without_spaces(piece, step.text), place, alphabet);
+      case Kind::kPrefix: {
+        const bool here =
+            place == Place::kTextStart || (place == Place::kPieceStart && !step.only_first);
+        if (!here || piece.starts_with(step.text)) return go(index + 1, piece, place, alphabet);
+        return go(index + 1, std::string(step.text).append(piece), place, alphabet);
+      }
+      case Kind::kByteAlphabet:
+        return go(index + 1, to_byte_level(piece), place, true);
     }
-  };
-  size_t done = 0, from = 0;
-  while (from < text.size()) {
-    const int found =
-        pcre2_match(stage.code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
-                    PCRE2_NO_UTF_CHECK, scratch.data_->match, scratch.data_->context);
-    if (found == PCRE2_ERROR_NOMATCH) break;
-    require(found >= 0, "{}: the pre-tokenizer's expression '{}' gave up on the text: {}",
-            stage.file, stage.pattern, pcre_message(found));
-    const size_t* bounds = pcre2_get_ovector_pointer(scratch.data_->match);
-    const size_t begin = bounds[0], end = bounds[1];
-    if (end <= begin) {  // an empty match cuts nothing; go on behind the next character
-      from = std::max(from, begin);
-      if (from >= text.size()) break;
-      from += utf8_step(text.substr(from)).length;
-      continue;
-    }
-    emit(done, begin);
-    emit(begin, end);
-    done = from = end;
   }
-  emit(done, text.size());
+
+  void finish(std::string_view piece, bool alphabet) const {
+    if (!alphabet) return word(piece);
+    std::string bytes;
+    require(from_byte_level(piece, bytes), "a piece of text left the alphabet of bytes");
+    word(bytes);
+  }
+
+  void split(size_t index, std::string_view piece, Place place, bool alphabet) const {
+    const Stage& stage = stages[index];
+    const auto emit = [&](size_t begin, size_t end) {
+      go(index + 1, piece.substr(begin, end - begin), begin == 0 ? place : Place::kPieceStart,
+         alphabet);
+    };
+    if (stage.step.behavior == SplitBehavior::kIsolated) {
+      return stage.regex->cut(piece, scratch,
+                              [&](Regex::Range part, bool) { emit(part.begin, part.end); });
+    }
+    std::vector<Part> parts;
+    stage.regex->cut(piece, scratch, [&](Regex::Range part, bool is_match) {
+      parts.push_back({part.begin, part.end, is_match != stage.step.inverted});
+    });
+    switch (stage.step.behavior) {
+      case SplitBehavior::kContiguous:
+        merge_contiguous(parts);
+        break;
+      case SplitBehavior::kMergedWithPrevious:
+        merge_with_previous(parts);
+        break;
+      case SplitBehavior::kMergedWithNext:
+        merge_with_next(parts);
+        break;
+      case SplitBehavior::kRemoved:
+        std::erase_if(parts, [](const Part& part) { return part.is_match; });
+        break;
+      case SplitBehavior::kIsolated:
+        break;
+    }
+    for (const Part& part : parts) emit(part.begin, part.end);
+  }
+};
+
+void PreTokenizer::split(std::string_view text, Place place, Regex::Scratch& scratch,
+                         const std::function<void(std::string_view)>& word) const {
+  Walk{stages_, scratch, word}.go(0, text, place, false);
 }
 
 }  // namespace longgen::tokenizer

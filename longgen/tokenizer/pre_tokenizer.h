@@ -1,12 +1,14 @@
-// Cuts a text into words, which byte-level BPE then encodes one by one: regular expressions applied
-// in turn, each isolating its matches inside the pieces that the one before it left.
+// Cuts a text into words, which BPE then encodes one by one: the pre-tokenizers of tokenizer.json,
+// applied in turn, each inside the pieces that the one before it left.
 #pragma once
 
 #include <functional>
-#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "longgen/tokenizer/regex.h"
 
 namespace longgen::tokenizer {
 
@@ -14,47 +16,58 @@ namespace longgen::tokenizer {
 extern const char* const kGpt2Pattern;
 // One digit at a time.
 extern const char* const kDigitPattern;
+// One character of punctuation at a time, all of ASCII's symbols among them.
+extern const char* const kPunctuationPattern;
 
-// How the tokenizers that GGUF files name (tokenizer.ggml.pre) prepare their text.
-struct PreTokenizerSpec {
-  std::vector<std::string> patterns;
-  bool ignore_merges = false;  // a word that is a token is taken whole
-  bool nfc = false;            // Unicode normalisation form C first
+// What becomes of the matches of an expression.
+enum class SplitBehavior {
+  kIsolated,            // pieces of their own
+  kRemoved,             // dropped
+  kMergedWithPrevious,  // the end of the piece before
+  kMergedWithNext,      // the start of the piece behind
+  kContiguous,          // matches side by side are one piece
 };
 
-// Throws Error naming `file`, the name and the known names.
-PreTokenizerSpec named_pre_tokenizer(const std::string& name, const std::string& file);
+struct PreTokenizerStep {
+  enum class Kind {
+    kSplit,          // at the matches of the expression `text`
+    kReplaceSpaces,  // U+0020 becomes `text`
+    kPrefix,         // puts `text` before a piece that does not start with it
+    kByteAlphabet,   // bytes become characters of GPT-2's alphabet (utf8.h)
+  };
+  Kind kind = Kind::kSplit;
+  std::string text;
+  SplitBehavior behavior = SplitBehavior::kIsolated;
+  bool inverted = false;    // kSplit: matches and the rest change places
+  bool only_first = false;  // kPrefix: only at the start of the whole text
+
+  bool operator==(const PreTokenizerStep&) const = default;
+};
 
 class PreTokenizer {
  public:
-  // Throws Error naming `file` and the place in the expression when one does not compile. `\s` is
-  // Unicode's White_Space, `\d`, `\w` and classes are Unicode's too. No pattern: one piece.
-  PreTokenizer(const std::vector<std::string>& patterns, const std::string& file);
-  ~PreTokenizer();
-  PreTokenizer(PreTokenizer&&) noexcept;
+  // Throws Error naming `where` and the expression when one is not supported. No steps: one piece.
+  PreTokenizer(std::vector<PreTokenizerStep> steps, const std::string& where);
 
-  // What matching needs besides the expressions; one per thread at a time.
-  class Scratch {
-   public:
-    explicit Scratch(const PreTokenizer& owner);
-    ~Scratch();
-    Scratch(const Scratch&) = delete;
-
-   private:
-    friend class PreTokenizer;
-    struct Data;
-    std::unique_ptr<Data> data_;
+  // Where a piece of text stands.
+  enum class Place {
+    kTextStart,   // at the start of the whole text
+    kPieceStart,  // behind an added token, or a split
+    kInside,      // behind bytes that are not UTF-8
   };
-
-  // Calls word(piece) for the pieces of `text` in order; together they are the whole text, which
-  // must be valid UTF-8. Throws Error when an expression needs too much work (see kMatchLimit).
-  void split(std::string_view text, Scratch& scratch,
+  // Calls word(piece) for the pieces of `text`, none of them empty, in order. `text` must be valid
+  // UTF-8. Words are bytes, as before kByteAlphabet. Throws Error when an expression needs too much
+  // work.
+  void split(std::string_view text, Place place, Regex::Scratch& scratch,
              const std::function<void(std::string_view)>& word) const;
 
  private:
-  struct Stage;
-  void split_stage(size_t stage, std::string_view text, Scratch& scratch,
-                   const std::function<void(std::string_view)>& word) const;
+  struct Stage {
+    PreTokenizerStep step;
+    std::optional<Regex> regex;
+  };
+  struct Walk;
+
   std::vector<Stage> stages_;
 };
 

@@ -22,8 +22,7 @@ enum class PieceType : uint8_t {
 // Where a space is put before the text.
 enum class SpacePrefix : uint8_t {
   kNever,
-  kAtStart,     // before the whole text alone
-  kAfterAdded,  // also after every added token
+  kAfterAdded,  // before the whole text, and after every added token
 };
 
 struct SentencePieceModel {
@@ -37,7 +36,6 @@ struct SentencePieceModel {
   int32_t unk = 0, bos = -1, eos = -1, pad = -1;
   bool byte_fallback = true;  // characters without a piece become the tokens of their bytes
   SpacePrefix prefix = SpacePrefix::kAfterAdded;
-  bool prefix_unless_space = false;  // none before a text that starts with a space
 };
 
 // U+2581, which stands for a space in pieces.

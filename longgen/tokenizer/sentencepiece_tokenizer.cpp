@@ -120,11 +120,9 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
  protected:
-  void encode_plain(std::string_view text, bool space_prefix,
-                    std::vector<int32_t>& ids) const override;
-  bool adds_space_prefix(bool first) const override {
-    return model_.prefix == SpacePrefix::kAfterAdded ||
-           (first && model_.prefix == SpacePrefix::kAtStart);
+  void encode_plain(std::string_view text, Piece piece, std::vector<int32_t>& ids) const override;
+  size_t spaces_to_drop(bool) const override {
+    return model_.prefix == SpacePrefix::kAfterAdded ? 1 : 0;
   }
   std::map<std::string, std::string> make_files() const override {
     return make_sentencepiece_files(model_, info());
@@ -146,11 +144,10 @@ class SentencePieceTokenizer : public Tokenizer {
   mutable ScratchPool<Scratch> scratch_;
 };
 
-void SentencePieceTokenizer::encode_plain(std::string_view text, bool space_prefix,
+void SentencePieceTokenizer::encode_plain(std::string_view text, Piece,
                                           std::vector<int32_t>& ids) const {
-  const bool spaced = text.starts_with(' ') || text.starts_with(kSpaceMark);
   std::string prefixed(1, ' ');
-  if (space_prefix && !(model_.prefix_unless_space && spaced)) text = prefixed += text;
+  if (model_.prefix == SpacePrefix::kAfterAdded) text = prefixed += text;
   scratch_.with([] { return std::make_unique<Scratch>(); },
                 [&](Scratch& scratch) {
                   for_each_utf8_run(

@@ -9,14 +9,6 @@
 namespace longgen::tokenizer {
 namespace {
 
-bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-
-// Bytes of characters beyond ASCII count as letters.
-bool is_word(char c) {
-  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
-         static_cast<unsigned char>(c) >= 0x80;
-}
-
 void check_id(int32_t id, int32_t size, const std::string& file, const char* what) {
   require(id >= kNoToken && id < size, "{}: {} token id {} is outside the vocabulary of {} tokens",
           file, what, id, size);
@@ -44,51 +36,19 @@ void TokenizerInfo::validate(const std::string& file) const {
   }
 }
 
-AddedTokenMatcher::AddedTokenMatcher(const std::vector<AddedToken>& tokens) : tokens_(tokens) {
-  std::stable_sort(tokens_.begin(), tokens_.end(), [](const AddedToken& a, const AddedToken& b) {
-    return a.text.size() > b.text.size();
-  });
-  for (uint32_t i = 0; i < tokens_.size(); ++i) {
-    by_first_byte_[static_cast<uint8_t>(tokens_[i].text[0])].push_back(i);
-    any_plain_ |= !tokens_[i].special;
-  }
+namespace {
+
+std::vector<AddedToken> raw_tokens(std::vector<AddedToken> tokens) {
+  std::erase_if(tokens, [](const AddedToken& token) { return token.normalized; });
+  return tokens;
 }
 
-const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t position,
-                                                bool with_special) const {
-  for (const uint32_t i : by_first_byte_[static_cast<uint8_t>(text[position])]) {
-    const AddedToken& token = tokens_[i];
-    if (token.special && !with_special) continue;
-    if (text.compare(position, token.text.size(), token.text) != 0) continue;
-    const size_t end = position + token.text.size();
-    const bool beside_word =
-        (position > 0 && is_word(text[position - 1])) || (end < text.size() && is_word(text[end]));
-    if (!token.single_word || !beside_word) return &token;
-  }
-  return nullptr;
-}
-
-AddedTokenMatcher::Match AddedTokenMatcher::find(std::string_view text, size_t from,
-                                                 bool with_special) const {
-  Match match{text.size(), text.size(), nullptr};
-  if (tokens_.empty() || (!with_special && !any_plain_)) return match;
-  for (size_t i = from; i < text.size(); ++i) {
-    match.token = longest_at(text, i, with_special);
-    if (match.token == nullptr) continue;
-    match.begin = i;
-    match.end = i + match.token->text.size();
-    while (match.token->lstrip && match.begin > from && is_space(text[match.begin - 1]))
-      --match.begin;
-    while (match.token->rstrip && match.end < text.size() && is_space(text[match.end])) ++match.end;
-    break;
-  }
-  return match;
-}
+}  // namespace
 
 Tokenizer::Tokenizer(TokenizerInfo info, const std::string& file)
     : info_((info.validate(file), std::move(info))),
       is_added_(info_.special),
-      matcher_(info_.added) {
+      matcher_(raw_tokens(info_.added)) {
   for (const AddedToken& token : info_.added) is_added_[token.id] = true;
 }
 
@@ -99,16 +59,13 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions opti
             "this tokenizer has no beginning-of-text (BOS) token; encode without it");
     ids.push_back(info_.bos);
   }
-  Before before = Before::kNothing;
-  for (size_t i = 0; i < text.size();) {
-    const auto match = matcher_.find(text, i, options.parse_special);
-    if (match.begin > i) encode_plain(text.substr(i, match.begin - i), takes_space(before), ids);
-    if (match.token != nullptr) {
-      ids.push_back(match.token->id);
-      before = Before::kAdded;
-    }
-    i = match.end;
-  }
+  matcher_.cut(
+      text, options.parse_special,
+      [&](size_t begin, size_t end) {
+        const Piece piece{.first = begin == 0, .parse_special = options.parse_special};
+        encode_plain(text.substr(begin, end - begin), piece, ids);
+      },
+      [&](const AddedToken& token) { ids.push_back(token.id); });
   return ids;
 }
 
@@ -121,7 +78,9 @@ void Tokenizer::append_token(int32_t id, bool skip_special, Before& before,
     if (id != info_.bos || before != Before::kNothing) before = Before::kAdded;
     return;
   }
-  text.append(bytes, takes_space(before) && bytes.starts_with(' ') ? 1 : 0);
+  size_t dropped = before == Before::kText ? 0 : spaces_to_drop(before == Before::kNothing);
+  dropped = std::min({dropped, bytes.find_first_not_of(' '), bytes.size()});
+  text.append(bytes, dropped);
   before = Before::kText;
 }
 

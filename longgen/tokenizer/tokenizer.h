@@ -1,8 +1,9 @@
 // Text to token ids and back. Text is bytes: UTF-8 where it is text, and anything else survives
-// too.
+// too: bytes that are not UTF-8 are left out of normalisation and pre-tokenisation, become tokens
+// byte by byte (byte-level BPE merges a run of them as one word), and decode to themselves.
+// `tokenizers` takes no such text, llama.cpp's BPE puts U+FFFD for each byte.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -11,6 +12,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "longgen/tokenizer/added_tokens.h"
 
 namespace longgen::formats {
 class ModelFile;
@@ -32,15 +35,6 @@ struct DecodeOptions {
   bool continuation = false;
 };
 
-// A token that is found in the text before the text is split any further.
-struct AddedToken {
-  int32_t id = -1;
-  std::string text;
-  bool special = true;
-  bool lstrip = false, rstrip = false;  // swallows the white space before, after it
-  bool single_word = false;             // only where no letter or digit stands beside it
-};
-
 constexpr int32_t kNoToken = -1;
 // The largest vocabularies in use have a quarter of a million tokens.
 constexpr size_t kMaxVocabulary = size_t{1} << 22;
@@ -60,25 +54,6 @@ struct TokenizerInfo {
 
   // Throws Error naming `file` when ids are out of range or an added token is empty.
   void validate(const std::string& file) const;
-};
-
-// Finds added tokens in a text: the leftmost, and of those the longest.
-class AddedTokenMatcher {
- public:
-  explicit AddedTokenMatcher(const std::vector<AddedToken>& tokens);
-
-  struct Match {
-    size_t begin = 0, end = 0;          // in the text, swallowed white space included
-    const AddedToken* token = nullptr;  // null: none left
-  };
-  Match find(std::string_view text, size_t from, bool with_special) const;
-
- private:
-  const AddedToken* longest_at(std::string_view text, size_t position, bool with_special) const;
-
-  std::vector<AddedToken> tokens_;  // longest first
-  std::array<std::vector<uint32_t>, 256> by_first_byte_;
-  bool any_plain_ = false;
 };
 
 // Immutable once made; every const member may be called from several threads at once.
@@ -124,11 +99,17 @@ class Tokenizer {
 
   const TokenizerInfo& info() const { return info_; }
 
-  // Appends the ids of a text that holds no added tokens. `space_prefix`: put a space before it.
-  virtual void encode_plain(std::string_view text, bool space_prefix,
+  // What encoding knows of a piece of text between added tokens.
+  struct Piece {
+    bool first;          // it starts the whole text
+    bool parse_special;  // of EncodeOptions
+  };
+  // Appends the ids of a text that holds no added tokens but `normalized` ones.
+  virtual void encode_plain(std::string_view text, Piece piece,
                             std::vector<int32_t>& ids) const = 0;
-  // Whether a text gets a space at its very start (`first`), or behind an added token.
-  virtual bool adds_space_prefix([[maybe_unused]] bool first) const { return false; }
+  // How many spaces decoding drops, at most, from the token that starts a text (`first`), or that
+  // stands behind an added token: encoding put them there.
+  virtual size_t spaces_to_drop([[maybe_unused]] bool first) const { return 0; }
   // The files that save() writes for a tokenizer that did not come from a directory.
   virtual std::map<std::string, std::string> make_files() const = 0;
 
@@ -137,10 +118,7 @@ class Tokenizer {
   void set_end_of_generation(std::vector<int32_t> ids);
   // What stands before a piece of text.
   enum class Before { kNothing, kAdded, kText };
-  bool takes_space(Before before) const {
-    return before != Before::kText && adds_space_prefix(before == Before::kNothing);
-  }
-  // Appends a token's text without the space that encoding put there; `before` is updated.
+  // Appends a token's text without the spaces that encoding put there; `before` is updated.
   void append_token(int32_t id, bool skip_special, Before& before, std::string& text) const;
 
   TokenizerInfo info_;

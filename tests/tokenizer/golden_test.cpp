@@ -1,4 +1,6 @@
 // Ids that Hugging Face's tokenizers (SmolLM2) and SentencePiece (Llama-2) give.
+#include <fmt/format.h>
+
 #include <cstring>
 
 #include "longgen/formats/safetensors.h"
@@ -46,6 +48,37 @@ TEST(Golden, SmolLM2Book) {
   const fs::path model = smollm2_file(), book = test_file("LONGGEN_TEST_DATA", kBook);
   if (model.empty() || book.empty()) GTEST_SKIP() << kNoData;
   check_book(*load_tokenizer(model), "smollm2-book.safetensors", book);
+}
+
+// FNV-1a of 64 bits, each id as one unit.
+std::string digest(const std::vector<int32_t>& ids) {
+  uint64_t value = 0xCBF29CE484222325;
+  for (const int32_t id : ids) value = (value ^ static_cast<uint32_t>(id)) * 0x100000001B3;
+  return fmt::format("{:016x}", value);
+}
+
+// 1 MB of three books, and a text of every kind of character beside every other.
+TEST(Golden, SmolLM2LongAndHostileTexts) {
+  const fs::path model = smollm2_file(), books = test_file("LONGGEN_TEST_DATA", "books/heldout");
+  if (model.empty() || books.empty()) GTEST_SKIP() << kNoData;
+  const auto tokenizer = load_tokenizer(model);
+  const std::string missing = tokenizer->missing_bytes();
+  const Json rows = formats::read_json_file(golden_file("smollm2-long.json"));
+  ASSERT_EQ(rows.size(), 4u);
+  for (const Json& row : rows) {
+    const auto name = row["text"].get<std::string>();
+    const bool hostile = name == "hostile.txt";
+    const std::string text = read_text_file(hostile ? golden_file(name) : books / name)
+                                 .substr(0, row["bytes"].get<size_t>());
+    const auto ids = tokenizer->encode(text, {.parse_special = true});
+    EXPECT_EQ(ids.size(), row["ids"].get<size_t>()) << name;
+    EXPECT_EQ(digest(ids), row["fnv1a"].get<std::string>()) << name;
+    std::string kept;
+    for (const char c : text) {
+      if (missing.find(c) == missing.npos) kept += c;
+    }
+    EXPECT_TRUE(tokenizer->decode(ids) == kept) << name;
+  }
 }
 
 TEST(Golden, Llama2Texts) {

@@ -114,8 +114,8 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"/model/merges/1", "[1, 2]", "merges[1]"},
         Damage{"/model/merges/1", "7", "merges[1]"}, Damage{"/model/merges/0", "\"a q\"", "'q'"},
         Damage{"/model/merges/0", "\"b a\"", "'ba'"}, Damage{"/model/dropout", "0.1", "dropout"},
-        Damage{"/model", R"({"vocab": {"a": 0}, "merges": [], "unk_token": "a", "fuse_unk": true})",
-               "fuse_unk"},
+        Damage{"/model/byte_fallback", "true", "byte_fallback"},
+        Damage{"/model/fuse_unk", "3", "fuse_unk"},
         Damage{"/model/unk_token", "\"<none>\"", "<none>"},
         Damage{"/model/end_of_word_suffix", "\"</w>\"", "end_of_word_suffix"},
         Damage{"/model/byte_fallback", "\"yes\"", "byte_fallback"},
@@ -128,19 +128,31 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"/added_tokens/0/content", "\"ab\"", "two ids"},
         Damage{"/added_tokens/0/content", "{}", "content"},
         Damage{"/added_tokens/0/special", "\"\"", "special"},
-        Damage{"/normalizer", "{\"type\": \"NFKC\"}", "NFKC"},
+        Damage{"/normalizer", "{\"type\": \"Nmt\"}", "Nmt"},
+        Damage{"/normalizer", R"({"type": "Replace", "pattern": {"Regex": "("}, "content": ""})",
+               "normalizer: the expression '('"},
+        Damage{"/normalizer", R"({"type": "Replace", "pattern": {}, "content": ""})", "String"},
+        Damage{"/normalizer", R"({"type": "Prepend", "prepend": 3})", "prepend"},
         Damage{"/normalizer", "[]", "normalizer"},
         Damage{"/normalizer", "{\"type\": \"Sequence\", \"normalizers\": 3}", "normalizers"},
-        Damage{"/pre_tokenizer", "null", "pre_tokenizer"},
-        Damage{"/pre_tokenizer", "{\"type\": \"Whitespace\"}", "Whitespace"},
+        Damage{"/pre_tokenizer", "null", "decoder"},
+        Damage{"/pre_tokenizer", "{\"type\": \"UnicodeScripts\"}", "UnicodeScripts"},
+        Damage{"/pre_tokenizer",
+               R"({"type": "Metaspace", "replacement": "_", "prepend_scheme": "x"})",
+               "prepend_scheme"},
         Damage{
             "/pre_tokenizer",
-            R"({"type": "Sequence", "pretokenizers": [{"type": "Punctuation"}, {"type": "ByteLevel"}]})",
-            "Punctuation"},
+            R"({"type": "Sequence", "pretokenizers": [{"type": "BertPreTokenizer"}, {"type": "ByteLevel"}]})",
+            "BertPreTokenizer"},
+        Damage{
+            "/pre_tokenizer",
+            R"({"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}, {"type": "Metaspace",
+                   "replacement": "_"}]})",
+            "behind ByteLevel"},
         Damage{"/pre_tokenizer",
-               R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Removed",
+               R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Lost",
                    "pattern": {"Regex": "a"}}, {"type": "ByteLevel", "add_prefix_space": false}]})",
-               "Removed"},
+               "Lost"},
         Damage{"/pre_tokenizer",
                R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Isolated",
                    "pattern": {"Regex": "(a"}}, {"type": "ByteLevel", "add_prefix_space": false}]})",
@@ -148,7 +160,39 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"/post_processor",
                R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "?"}}]})",
                "'?'"},
-        Damage{"/post_processor", R"({"type": "TemplateProcessing", "single": 4})", "single"}));
+        Damage{"/post_processor", R"({"type": "TemplateProcessing", "single": 4})", "single"},
+        Damage{"/post_processor",
+               R"({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}},
+                   {"SpecialToken": {"id": "<end>"}}]})",
+               "'<end>'"},
+        Damage{"/post_processor", R"({"type": "RobertaProcessing"})", "RobertaProcessing"},
+        Damage{"/decoder", R"({"type": "WordPiece"})", "WordPiece"},
+        Damage{"/decoder", R"({"type": "Metaspace", "replacement": "_"})", "Metaspace"}));
+
+// The decoders of tokenizers over characters.
+TEST(TokenizerJson, DecodersThatAreNotSupported) {
+  Json json = small_tokenizer();
+  json["pre_tokenizer"] = nullptr;
+  const auto message = [&](const char* decoder) {
+    json["decoder"] = Json::parse(decoder);
+    return error_of([&] { load_json(json); });
+  };
+  EXPECT_EQ(message(R"({"type": "Fuse"})"), "");
+  for (const auto& [decoder, expected] : std::vector<std::pair<const char*, const char*>>{
+           {R"({"type": "ByteLevel"})", "ByteLevel"},
+           {R"({"type": "CTC"})", "CTC"},
+           {R"({"type": "Strip", "content": " ", "start": 1, "stop": 0})", "Fuse"},
+           {R"({"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "ByteFallback"}]})",
+            "ByteFallback"},
+           {R"({"type": "Sequence", "decoders": [{"type": "Fuse"},
+                {"type": "Strip", "content": "x", "start": 1, "stop": 0}]})",
+            "content"},
+           {R"({"type": "Sequence", "decoders": [{"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 1}]})",
+            "stop"}}) {
+    EXPECT_NE(message(decoder).find(expected), std::string::npos) << message(decoder);
+  }
+}
 
 // An expression that would backtrack for ages stops with an error, or ends at once.
 TEST(TokenizerJson, CatastrophicExpressionStops) {
@@ -161,12 +205,13 @@ TEST(TokenizerJson, CatastrophicExpressionStops) {
   EXPECT_NE(message.find("gave up"), std::string::npos) << message;
 }
 
+// As Oniguruma's matches: an empty one cuts, too.
 TEST(TokenizerJson, EmptyMatchesEnd) {
   Json json = small_tokenizer();
   json["pre_tokenizer"] = Json::parse(R"({"type": "Sequence", "pretokenizers": [
       {"type": "Split", "behavior": "Isolated", "pattern": {"Regex": "x*"}},
       {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]})");
-  EXPECT_EQ(load_json(json)->encode("ab ab"), (std::vector<int32_t>{3, 4}));
+  EXPECT_EQ(load_json(json)->encode("ab ab"), (std::vector<int32_t>{0, 1, 2, 0, 1}));
 }
 
 TEST(HuggingFaceDirectory, SideFilesAreChecked) {

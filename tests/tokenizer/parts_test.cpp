@@ -8,6 +8,7 @@
 #include "longgen/tokenizer/bpe_merges.h"
 #include "longgen/tokenizer/bpe_tokenizer.h"
 #include "longgen/tokenizer/byte_tokenizer.h"
+#include "longgen/tokenizer/gguf_rules.h"
 #include "longgen/tokenizer/pre_tokenizer.h"
 #include "longgen/tokenizer/utf8.h"
 #include "longgen/tokenizer/word_cache.h"
@@ -93,16 +94,18 @@ TEST(StreamDecoder, EveryByte) {
   EXPECT_THAT(push("ok"), ElementsAre("o", "k"));
 }
 
-// The definition: again and again the leftmost pair of lowest rank.
+// The definition: again and again the leftmost pair of lowest rank. A pair's rank is its last.
 void merge_naively(Ids& symbols, const std::vector<BpeMerges::Rule>& rules) {
   for (;;) {
     size_t best_rule = rules.size(), best_place = 0;
     for (size_t i = 0; i + 1 < symbols.size(); ++i) {
-      for (size_t r = 0; r < best_rule; ++r) {
-        if (rules[r].left == symbols[i] && rules[r].right == symbols[i + 1]) {
-          best_rule = r;
-          best_place = i;
-        }
+      size_t rule = rules.size();
+      for (size_t r = 0; r < rules.size(); ++r) {
+        if (rules[r].left == symbols[i] && rules[r].right == symbols[i + 1]) rule = r;
+      }
+      if (rule < best_rule) {
+        best_rule = rule;
+        best_place = i;
       }
     }
     if (best_rule == rules.size()) return;
@@ -154,74 +157,13 @@ TEST(WordCache, KeepsWhatItWasGiven) {
   EXPECT_GT(found, 50'000u);
 }
 
-Words split(const std::vector<std::string>& patterns, const std::string& text) {
-  const PreTokenizer pre(patterns, "test");
-  PreTokenizer::Scratch scratch(pre);
-  Words words;
-  pre.split(text, scratch, [&](std::string_view word) { words.emplace_back(word); });
-  return words;
-}
-
-TEST(PreTokenizer, KnownRules) {
-  const auto named = [](const char* name) { return named_pre_tokenizer(name, "test").patterns; };
-  const std::string text = "I'm  here, 1234\n\n x's CAN'T";
-  EXPECT_THAT(split(named("gpt-2"), text), ElementsAre("I", "'m", " ", " here", ",", " 1234",
-                                                       "\n\n", " x", "'s", " CAN", "'", "T"));
-  EXPECT_THAT(split(named("smollm"), text),
-              ElementsAre("I", "'m", " ", " here", ",", " ", "1", "2", "3", "4", "\n\n", " x", "'s",
-                          " CAN", "'", "T"));
-  EXPECT_THAT(split(named("llama-bpe"), text), ElementsAre("I", "'m", " ", " here", ",", " ", "123",
-                                                           "4", "\n\n", " x", "'s", " CAN", "'T"));
-  EXPECT_THAT(split(named("qwen2"), text), ElementsAre("I", "'m", " ", " here", ",", " ", "1", "2",
-                                                       "3", "4", "\n\n", " x", "'s", " CAN", "'T"));
-  EXPECT_THAT(split({}, text), ElementsAre(text));
-  EXPECT_THAT(split(named("gpt-2"), ""), ElementsAre());
-}
-
-TEST(PreTokenizer, WhiteSpaceIsUnicodes) {
-  const std::string nbsp = "\xC2\xA0", nel = "\xC2\x85", ideographic = "\xE3\x80\x80",
-                    mongolian = "\xE1\xA0\x8E";
-  EXPECT_THAT(split({"\\s"}, "a" + nbsp + nel + ideographic + "b"),
-              ElementsAre("a", nbsp, nel, ideographic, "b"));
-  EXPECT_THAT(split({"\\s"}, mongolian), ElementsAre(mongolian));
-  EXPECT_THAT(split({"\\S+"}, mongolian + " a"), ElementsAre(mongolian, " ", "a"));
-  EXPECT_THAT(split({"[^\\s,]+"}, "a b,c"), ElementsAre("a", " ", "b", ",", "c"));
-}
-
-TEST(PreTokenizer, NestedClassesAreErrors) {
-  EXPECT_THROW(PreTokenizer({"[a[bc]]"}, "test"), Error);
-  EXPECT_THROW(PreTokenizer({"[a-z&&[^b]]"}, "test"), Error);
-  EXPECT_THROW(PreTokenizer({"[[:alpha:]]"}, "test"), Error);
-  EXPECT_THAT(split({"[\\[a]+"}, "[a]"), ElementsAre("[a", "]"));
-}
-
-// "Digits, then GPT-2" runs as one expression; it must cut where the two in turn do.
-TEST(PreTokenizer, OnePassEqualsTwo) {
-  const PreTokenizer fused({kDigitPattern, kGpt2Pattern}, "test");
-  const PreTokenizer digits({kDigitPattern}, "test"), words({kGpt2Pattern}, "test");
-  PreTokenizer::Scratch a(fused), b(digits), c(words);
-  for (const std::string& text : odd_texts(3000, 9)) {
-    Words one, two;
-    for_each_utf8_run(
-        text,
-        [&](std::string_view valid) {
-          fused.split(valid, a, [&](std::string_view word) { one.emplace_back(word); });
-          digits.split(valid, b, [&](std::string_view piece) {
-            words.split(piece, c, [&](std::string_view word) { two.emplace_back(word); });
-          });
-        },
-        [](std::string_view) {});
-    ASSERT_EQ(one, two) << text;
-  }
-}
-
 TEST(BpeTokenizer, NormalisesToNfc) {
   BpeData data;
   data.file = "test";
   for (int b = 0; b < 256; ++b)
     data.pieces.push_back(to_byte_level(std::string(1, static_cast<char>(b))));
-  data.pre.patterns = {kGpt2Pattern};
-  data.pre.nfc = true;
+  data.pre = named_rules("qwen2", "test").pre;
+  data.normalizer = named_rules("qwen2", "test").normalizer;
   const auto tokenizer = BpeTokenizer::make(std::move(data));
   EXPECT_EQ(tokenizer->decode(tokenizer->encode("e\xCC\x81 \xFF x")), "\xC3\xA9 \xFF x");
 }

@@ -71,23 +71,42 @@ TEST(Tokenizer, IdsOutsideTheVocabularyAreErrors) {
   }
 }
 
+// The pieces of a text: "[id]" for added tokens, the rest as it stands.
+std::vector<std::string> cut(const AddedTokenMatcher& matcher, const std::string& text,
+                             bool with_special = true) {
+  std::vector<std::string> parts;
+  matcher.cut(
+      text, with_special,
+      [&](size_t begin, size_t end) { parts.push_back(text.substr(begin, end - begin)); },
+      [&](const AddedToken& token) { parts.push_back("[" + std::to_string(token.id) + "]"); });
+  return parts;
+}
+
+using Parts = std::vector<std::string>;
+
 TEST(AddedTokens, StripAndWordRules) {
   const AddedTokenMatcher matcher(
       {{.id = 1, .text = "<m>", .lstrip = true, .rstrip = true},
        {.id = 2, .text = "<m>x"},
        {.id = 3, .text = "word", .special = false, .single_word = true}});
-  const std::string text = "a  <m> \n b";
-  auto match = matcher.find(text, 0, true);
-  ASSERT_NE(match.token, nullptr);
-  EXPECT_EQ(match.token->id, 1);
-  EXPECT_EQ(match.begin, 1u);
-  EXPECT_EQ(match.end, 9u);
-  EXPECT_EQ(matcher.find(text, 0, false).token, nullptr);
-  EXPECT_EQ(matcher.find("<m>x", 0, true).token->id, 2) << "the longest of those at one place";
-  EXPECT_EQ(matcher.find("words sword", 0, true).token, nullptr);
-  match = matcher.find("sword word.", 0, false);
-  ASSERT_NE(match.token, nullptr);
-  EXPECT_EQ(match.begin, 6u);
+  EXPECT_EQ(cut(matcher, "a  <m> \n b"), (Parts{"a", "[1]", "b"}));
+  EXPECT_EQ(cut(matcher, "a\xE3\x80\x80<m>\xC2\xA0 b"), (Parts{"a", "[1]", "b"}));
+  EXPECT_EQ(cut(matcher, "<m> <m>"), (Parts{"[1]", "[1]"}));
+  EXPECT_EQ(cut(matcher, "a  <m> b", false), (Parts{"a  <m> b"}));
+  EXPECT_EQ(cut(matcher, "<m>x"), (Parts{"[2]"})) << "the longest of those at one place";
+  EXPECT_EQ(cut(matcher, "words sword word_ wordo\xCC\x81"),
+            (Parts{"words sword word_ wordo\xCC\x81"}));
+  EXPECT_EQ(cut(matcher, "\xC3\xA9word word\xE4\xB8\xAD word."),
+            (Parts{"\xC3\xA9word word\xE4\xB8\xAD ", "[3]", "."}));
+  EXPECT_EQ(cut(matcher, ""), Parts{});
+}
+
+// A token that may not stand where it is hides those inside it.
+TEST(AddedTokens, HiddenTokensStayText) {
+  const AddedTokenMatcher matcher(
+      {{.id = 1, .text = "<|a|>"}, {.id = 2, .text = "|a", .special = false}});
+  EXPECT_EQ(cut(matcher, "<|a|> |a"), (Parts{"[1]", " ", "[2]"}));
+  EXPECT_EQ(cut(matcher, "<|a|> |a", false), (Parts{"<|a|> ", "[2]"}));
 }
 
 TEST(SmolLM2, SettingsOfTheFile) {

@@ -1,0 +1,60 @@
+// How fast texts become ids, in MB/s of one core's time. It reports; what it demands is far below
+// what an idle machine does (over 25 MB/s on books), and far above anything quadratic.
+#include <algorithm>
+#include <cstdio>
+#include <ctime>
+#include <random>
+
+#include "tests/tokenizer/tokenizer_test_data.h"
+
+namespace longgen::tokenizer::testing {
+namespace {
+
+// The best of three runs: the machine may be busy.
+double megabytes_per_second(const Tokenizer& tokenizer, const std::string& text) {
+  double best = 0;
+  for (int run = 0; run < 3; ++run) {
+    const std::clock_t start = std::clock();
+    const auto ids = tokenizer.encode(text);
+    const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+    EXPECT_FALSE(ids.empty());
+    best = std::max(best, static_cast<double>(text.size()) / 1e6 / std::max(seconds, 1e-6));
+  }
+  return best;
+}
+
+std::string repeated(const std::string& unit, size_t bytes) {
+  std::string text;
+  while (text.size() < bytes) text += unit;
+  return text;
+}
+
+std::string random_letters(size_t bytes) {
+  std::mt19937 random(1);
+  std::string text;
+  while (text.size() < bytes) text += static_cast<char>('a' + random() % 26);
+  return text;
+}
+
+TEST(Speed, SmolLM2OnBooksAndTheWorst) {
+  const fs::path model = smollm2_file(), books = test_file("LONGGEN_TEST_DATA", "books/heldout");
+  if (model.empty() || books.empty()) GTEST_SKIP() << kNoData;
+  const auto tokenizer = load_tokenizer(model);
+  const size_t bytes = 1'000'000;
+  const std::pair<const char*, std::string> texts[] = {
+      {"book", read_text_file(books / "charles-dickens-oliver-twist.txt")},
+      {"random letters in one line", random_letters(bytes)},
+      {"one letter", repeated("a", bytes)},
+      {"spaces", repeated(" ", bytes)},
+      {"line ends", repeated("\n", bytes)},
+      {"Chinese in one line", repeated("\xE4\xB8\xAD\xE6\x96\x87\xE5\xAD\x97\xE7\xAC\xA6", bytes)},
+      {"starts of special tokens", repeated("<|im_", bytes)}};
+  for (const auto& [name, text] : texts) {
+    const double speed = megabytes_per_second(*tokenizer, text);
+    printf("%-28s %7.1f MB/s\n", name, speed);
+    EXPECT_GT(speed, 0.2) << name;
+  }
+}
+
+}  // namespace
+}  // namespace longgen::tokenizer::testing
