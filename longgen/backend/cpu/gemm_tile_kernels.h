@@ -38,7 +38,8 @@ struct TileProduct {
   float* sums;
   bool accumulate;
   const TileFinish* finish;  // null: sums stay
-  const char* ahead;         // fetched meanwhile, `rows` rows a_stride apart; null: nothing
+  const char* ahead;         // `rows` rows of `depth` that are fetched meanwhile; null: nothing
+  int64_t ahead_stride;      // bytes
 };
 
 struct TileKernels {

@@ -12,7 +12,7 @@ namespace {
 // KiB together.
 constexpr int64_t kDepth = 320;
 constexpr int64_t kPassDepth = 2304;                 // beyond it k is cut into passes
-constexpr int64_t kPanelBytes = int64_t{768} << 10;  // of B that a thread walks down C with
+constexpr int64_t kPanelBytes = int64_t{1} << 20;    // of B that a thread walks down C with
 constexpr int64_t kPackedBytes = int64_t{12} << 20;  // of A or B packed at a time
 constexpr double kInlineWork = 1 << 18;  // multiply-adds that are done before a thread would wake
 constexpr int64_t kStepBytes = kTilePanel * kTileStep * 2;
@@ -211,11 +211,16 @@ void TileGemm::multiply_strip(const Plan& plan, int64_t strip, int64_t panel_beg
     const bool last = k + most >= plan.steps * kTileStep;
     p.finish = last && plan.last ? &finish : nullptr;
     p.ahead = nullptr;
-    if (!packed && finish.rows == kTileStrip) {
-      if (!last) {
+    if (strip + 1 < plan.strips || !last) {
+      if (packed) {  // what follows lies behind
+        p.ahead = reinterpret_cast<const char*>(p.a + p.depth * kTileStrip);
+        p.ahead_stride = 2 * p.depth;
+      } else if (!last) {
         p.ahead = reinterpret_cast<const char*>(p.a + most);
-      } else if (strip + 1 < plan.strips && plan.strip_rows(strip + 1) == kTileStrip) {
+        p.ahead_stride = p.a_stride;
+      } else if (!plan.packed(strip + 1)) {
         p.ahead = reinterpret_cast<const char*>(element(args.a, row + kTileStrip, plan.k0));
+        p.ahead_stride = p.a_stride;
       }
     }
     kernels_.multiply(p);

@@ -113,7 +113,7 @@ void multiply_panels(const TileProduct& p) {
     if (p.ahead) {
       for (int64_t r = j * fetch; r < (j + 1) * fetch && r < p.rows; ++r) {
         for (int64_t i = 0; i < 2 * p.depth; i += 64) {
-          __builtin_prefetch(p.ahead + r * p.a_stride + i, 0, 2);
+          __builtin_prefetch(p.ahead + r * p.ahead_stride + i, 0, 2);
         }
       }
     }
