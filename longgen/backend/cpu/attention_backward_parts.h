@@ -37,11 +37,11 @@ std::vector<BackwardPart> cut_into_parts(const std::vector<QueryTile>& tiles,
 // What a thread needs, in its piece of the workspace.
 struct BackwardScratch {
   // Of the query tile, a panel after the other.
-  uint32_t* q_columns;  // [row_units, 64]
+  uint32_t* q_columns;  // [row_units, kPanel]
   uint32_t* dout_columns;
-  uint32_t* q_paired;  // [64, row_units] or [32, head_dim]
+  uint32_t* q_paired;  // [kPanel, row_units] or [kPanel / 2, head_dim]
   uint32_t* dout_paired;
-  float* dq;     // [head_dim, 64]
+  float* dq;     // [head_dim, kPanel]
   float* lse;    // [tile_rows], times log2(e); +inf in padding
   float* delta;  // [tile_rows] sum of dout * out
   RowMasks masks;
@@ -51,14 +51,14 @@ struct BackwardScratch {
   uint32_t* k_units[kPipelinePanels];  // of the last key tiles
   // Of a panel with the key tile.
   struct Buffers {
-    float* s;  // [kMaxTileKeys, 64]
+    float* s;  // [kMaxTileKeys, kPanel]
     float* dp;
     uint32_t* p_rows;
     uint32_t* ds_rows;
     uint32_t* ds_paired;
-    float* lse_masked;  // [64]
+    float* lse_masked;  // [kPanel]
   } buffers[kPipelineBuffers];
-  uint32_t* rows;  // [64, row] f32
+  uint32_t* rows;  // [kPanel, row] f32
 
   BackwardScratch(const AttentionLayout& layout, std::byte* workspace, int64_t thread);
   BackwardScratch(const AttentionLayout& layout, Pieces pieces);

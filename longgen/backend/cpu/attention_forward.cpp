@@ -27,25 +27,24 @@ constexpr double kLog2E = 1.4426950408889634;
 int64_t target_rows(int64_t head_dim) { return std::clamp<int64_t>(65536 / head_dim, 256, 1024); }
 
 struct ThreadScratch {
-  uint32_t* q_columns;  // [panels, row_units, 64]
-  uint32_t* k_rows;     // [kMaxTileKeys, row]
-  uint32_t* v_rows;
-  uint32_t* v_units[kPipelinePanels];  // of the last key tiles
-  uint32_t* p[kPipelineBuffers];       // [kMaxTileKeys, 64]
-  float* s[kPipelineBuffers];          // [kMaxTileKeys, 64]
-  float* out;                          // [panels, head_dim, 64]
-  float* shift;                        // [tile_rows]
-  float* sum;                          // [tile_rows]
-  float* rows;                         // [64, row]: of a panel, f32
+  uint32_t* q_columns;            // [panels, row_units, kPanel]
+  uint32_t* k_rows;               // of packed key tiles, [kMaxTileKeys, row] each
+  uint32_t* v_rows;               // [kMaxTileKeys, row]
+  uint32_t* v_units;              // likewise
+  uint32_t* p[kPipelineBuffers];  // [kMaxTileKeys, kPanel]
+  float* s[kPipelineBuffers];     // [kMaxTileKeys, kPanel]
+  float* out;                     // [panels, head_dim, kPanel]
+  float* shift;                   // [tile_rows]
+  float* sum;                     // [tile_rows]
+  float* rows;                    // [kPanel, row]: of a panel, f32
   RowMasks masks;
 
   ThreadScratch(const AttentionLayout& l, Pieces& pieces) : masks(l.tile_rows, pieces) {
     const bool bf16 = l.kernels.bf16_units;
     q_columns = pieces.take<uint32_t>(l.panels() * l.row_units * kPanel);
-    k_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
+    k_rows = pieces.take<uint32_t>(kPackedTiles * kMaxTileKeys * l.row_units);
     v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
-    for (uint32_t*& x : v_units)
-      x = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
+    v_units = pieces.take<uint32_t>(kPackedTiles * kMaxTileKeys * l.row_units);
     for (uint32_t*& x : p) x = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * kPanel : 0);
     for (float*& x : s) x = pieces.take<float>(kMaxTileKeys * kPanel);
     out = pieces.take<float>(l.panels() * l.head_dim * kPanel);
@@ -103,11 +102,19 @@ class Forward {
     int64_t kv_head, part;
   };
 
+  // A key tile ready for products.
+  struct PackedTile {
+    KeyTile keys;
+    uint32_t* k_rows;
+    LeftOperand values;
+  };
+
   Item item_at(int64_t index) const;
   void run_item(const Item& item, int64_t index, int thread);
   void run_tile(const Item& item, ThreadScratch& t);
-  void run_key_tile(const KeyTile& keys, int64_t index, const Item& item,
-                    Pipeline<AttentionPanel>& pipeline, ThreadScratch& t);
+  PackedTile pack(const KeyTile& keys, int64_t index, const Item& item, ThreadScratch& t);
+  AttentionPanel panel_of(const PackedTile& x, const Item& item, int64_t row, int64_t lanes,
+                          int64_t buffer, ThreadScratch& t);
   void run_stream(const Item& item, ThreadScratch& t);
   template <typename T>
   void stream_keys(const Item& item, int64_t rows, const AttentionStreamKernels<T>& stream,
@@ -230,60 +237,76 @@ void Forward::run_tile(const Item& item, ThreadScratch& t) {
   std::fill_n(t.sum, rows, 0.0f);
   t.masks.fill(*a_.pattern, item.tile, layout_.group, rows);
   Pipeline<AttentionPanel> pipeline(kernels_, kernels_.forward);
-  int64_t index = 0;
-  for (KeyTile keys; tiles.next(&keys); ++index) run_key_tile(keys, index, item, pipeline, t);
-  pipeline.drain();
+  std::vector<PackedTile> packed;
+  KeyTile keys;
+  for (bool more = tiles.next(&keys); more;) {
+    packed.clear();
+    for (int64_t i = 0; more && i < kPackedTiles; more = tiles.next(&keys)) {
+      packed.push_back(pack(keys, i++, item, t));
+    }
+    for (int64_t row = 0; row < rows; row += kPanel) {
+      for (const PackedTile& x : packed) {
+        const int64_t begin = std::max(row, x.keys.row_begin);
+        const int64_t end = std::min(row + kPanel, x.keys.row_end);
+        if (begin < end) pipeline.push(panel_of(x, item, begin, end - begin, pipeline.buffer(), t));
+      }
+    }
+    pipeline.drain();
+  }
 }
 
-void Forward::run_key_tile(const KeyTile& keys, int64_t index, const Item& item,
-                           Pipeline<AttentionPanel>& pipeline, ThreadScratch& t) {
+Forward::PackedTile Forward::pack(const KeyTile& keys, int64_t index, const Item& item,
+                                  ThreadScratch& t) {
   const KvView& kv = sequence(item).kv;
-  const int64_t block_size = a_.pattern->block_size, buffer = pipeline.tile_buffer(index);
-  load_key_rows(layout_, t.k_rows, keys, kv, kv.keys, block_size, item.kv_head);
-  const LeftOperand values = key_columns(layout_, t.v_rows, t.v_units[buffer], keys, kv, kv.values,
-                                         block_size, item.kv_head);
-  const int64_t n = round_up<int64_t>(keys.keys, 16), padded = layout_.padded_keys(keys.keys);
-  for (int64_t row = keys.row_begin; row < keys.row_end;) {
-    const int64_t panel = row / kPanel, lane = row % kPanel;
-    const int64_t lanes = std::min(kPanel - lane, keys.row_end - row), at = pipeline.buffer();
-    float* s = t.s[at];
-    uint32_t* p = kernels_.bf16_units ? t.p[at] : reinterpret_cast<uint32_t*>(s);
-    float* out = t.out + panel * layout_.head_dim * kPanel + lane;
-    pipeline.push({.scores = {.m = n,
-                              .n = lanes,
-                              .depth = layout_.head_depth,
-                              .a = t.k_rows,
-                              .a_row = layout_.row_units,
-                              .a_depth = 1,
-                              .b = t.q_columns + panel * layout_.row_units * kPanel + lane,
-                              .b_depth = kPanel,
-                              .c = s,
-                              .c_row = kPanel,
-                              .accumulate = false},
-                   .softmax = {.s = s,
-                               .p = p,
-                               .keys = n,
-                               .padded_keys = padded,
-                               .lanes = lanes,
-                               .scale = scale_,
-                               .mask = t.masks.of(keys, *a_.pattern, item.tile, row),
-                               .shift = t.shift + row,
-                               .sum = t.sum + row,
-                               .out = out,
-                               .out_rows = layout_.head_dim},
-                   .values = {.m = layout_.head_dim,
-                              .n = lanes,
-                              .depth = layout_.element_units(padded),
-                              .a = values.data,
-                              .a_row = values.row,
-                              .a_depth = values.depth,
-                              .b = p,
-                              .b_depth = kPanel,
-                              .c = out,
-                              .c_row = kPanel,
-                              .accumulate = true}});
-    row += lanes;
-  }
+  const int64_t block_size = a_.pattern->block_size;
+  PackedTile out{.keys = keys, .k_rows = t.k_rows + index * kMaxTileKeys * layout_.row_units};
+  load_key_rows(layout_, out.k_rows, keys, kv, kv.keys, block_size, item.kv_head);
+  uint32_t* units = t.v_units + index * kMaxTileKeys * layout_.row_units;
+  uint32_t* v_rows = kernels_.bf16_units ? t.v_rows : units;
+  out.values = key_columns(layout_, v_rows, units, keys, kv, kv.values, block_size, item.kv_head);
+  return out;
+}
+
+AttentionPanel Forward::panel_of(const PackedTile& x, const Item& item, int64_t row, int64_t lanes,
+                                 int64_t buffer, ThreadScratch& t) {
+  const int64_t panel = row / kPanel, lane = row % kPanel;
+  const int64_t n = round_up<int64_t>(x.keys.keys, 16), padded = layout_.padded_keys(x.keys.keys);
+  float* s = t.s[buffer];
+  uint32_t* p = kernels_.bf16_units ? t.p[buffer] : reinterpret_cast<uint32_t*>(s);
+  float* out = t.out + panel * layout_.head_dim * kPanel + lane;
+  return {.scores = {.m = n,
+                     .n = lanes,
+                     .depth = layout_.head_depth,
+                     .a = x.k_rows,
+                     .a_row = layout_.row_units,
+                     .a_depth = 1,
+                     .b = t.q_columns + panel * layout_.row_units * kPanel + lane,
+                     .b_depth = kPanel,
+                     .c = s,
+                     .c_row = kPanel,
+                     .accumulate = false},
+          .softmax = {.s = s,
+                      .p = p,
+                      .keys = n,
+                      .padded_keys = padded,
+                      .lanes = lanes,
+                      .scale = scale_,
+                      .mask = t.masks.of(x.keys, *a_.pattern, item.tile, row),
+                      .shift = t.shift + row,
+                      .sum = t.sum + row,
+                      .out = out,
+                      .out_rows = layout_.head_dim},
+          .values = {.m = layout_.head_dim,
+                     .n = lanes,
+                     .depth = layout_.element_units(padded),
+                     .a = x.values.data,
+                     .a_row = x.values.row,
+                     .a_depth = x.values.depth,
+                     .b = p,
+                     .b_depth = kPanel,
+                     .c = out,
+                     .c_row = kPanel,
+                     .accumulate = true}};
 }
 
 // --- few rows: queries as stored in t.rows, outputs by rows in t.out ---

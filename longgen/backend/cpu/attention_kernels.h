@@ -1,13 +1,13 @@
 // The inner loops of attention, one table an instruction set. No function bodies here: see simd.h.
 //
-// Scores are kept transposed: a panel is 64 consecutive rows of a query tile (row = token of the
+// Scores are kept transposed: a panel is 32 consecutive rows of a query tile (row = token of the
 // tile times group + head of the group), one row a lane, so that softmax runs down columns and
-// needs no sums across lanes. S^T [keys, 64] = K Q^T and O^T [head_dim, 64] += V^T P^T. The left
+// needs no sums across lanes. S^T [keys, 32] = K Q^T and O^T [head_dim, 32] += V^T P^T. The left
 // operand of a product is read one broadcast at a time, the right one by vectors.
 //
 // A unit is 32 bits: an f32, or two bf16 of neighbouring depth k. Layouts ("units" of either kind):
 //   rows        [n, depth]    as stored, a row after the other: left operand of depth `depth`
-//   columns     [depth, 64]   a panel of rows transposed: right operand of depth `depth`
+//   columns     [depth, 32]   a panel of rows transposed: right operand of depth `depth`
 //   paired      [n, depth]    depth n: f32 rows as they are; bf16 rows 2i and 2i + 1 interleaved to
 //                             [n / 2, depth] units. Right operand of depth n, or (read down its
 //                             columns) left operand of depth n
@@ -17,7 +17,8 @@
 
 namespace longgen {
 
-constexpr int64_t kPanel = 64;
+// Narrow enough that two panels' scores with a key tile, and outputs, stay in the nearest cache.
+constexpr int64_t kPanel = 32;
 
 // C [m, n] f32 (+)= A B: A's unit (i, k) is at a[i * a_row + k * a_depth], B's unit (k, j) at
 // b[k * b_depth + j]. m and n are multiples of 16.
@@ -45,14 +46,14 @@ struct AttentionMask {
 // shift stands for the maximum, but follows it only when sums would grow too large otherwise: which
 // shift is taken depends on the scores alone, and results hardly depend on it.
 struct AttentionSoftmax {
-  float* s;     // [keys, 64]
+  float* s;     // [keys, 32]
   uint32_t* p;  // paired right operand of depth padded_keys; may be s where units are f32
   int64_t keys, padded_keys, lanes;
   float scale;  // scale of the scores times log2(e)
   AttentionMask mask;
   float* shift;  // [lanes], in base 2; start from kNoShift
   float* sum;    // [lanes]
-  float* out;    // [out_rows, 64]
+  float* out;    // [out_rows, 32]
   int64_t out_rows;
 };
 // Instead of -inf, so that differences of two of them are 0.
@@ -68,14 +69,14 @@ struct AttentionPanel {
 // P = exp2(scale * S - lse), dS = P (dP - delta). Lanes come in multiples of 16, of 32 where units
 // are pairs.
 struct AttentionGradient {
-  float* s;   // [keys, 64]
-  float* dp;  // [keys, 64]
+  float* s;   // [keys, 32]
+  float* dp;  // [keys, 32]
   int64_t keys, padded_keys, lanes;
   float scale;  // scale of the scores times log2(e)
   AttentionMask mask;
   const float* lse;  // [lanes], times log2(e); +inf: P is 0
   const float* delta;
-  // Left operands of depth lanes, 64 elements a row; may be s and dp where units are f32.
+  // Left operands of depth lanes, 32 elements a row; may be s and dp where units are f32.
   uint32_t* p_rows;
   uint32_t* ds_rows;
   // Right operand of depth padded_keys; null where units are f32: ds_rows serves.

@@ -123,13 +123,13 @@ KeyTile KeyTiles::single(int64_t block) const {
 
 bool KeyTiles::joins(const KeyTile& tile, const KeyTile& next) const {
   const int64_t keys = tile.keys + next.keys;
-  const bool neighbours = next.blocks[0] == tile.blocks[tile.count - 1] + 1;
+  const bool neighbours = next.blocks[0] == tile.blocks[0] + tile.count;
   if (joining_ == KeyJoining::kNeighbours && !neighbours) return false;
   if (!tile.masked && !next.masked && tile.row_begin == next.row_begin &&
       tile.row_end == next.row_end) {
-    return keys <= kMaxTileKeys;
+    return keys <= kJoinedKeys;
   }
-  return keys <= kMaxMaskedKeys && neighbours && tile.windowed == next.windowed;
+  return keys <= kMaxMaskedKeys && neighbours && tile.uniform && tile.windowed == next.windowed;
 }
 
 bool KeyTiles::next(KeyTile* out) {
@@ -141,6 +141,7 @@ bool KeyTiles::next(KeyTile* out) {
     out->masked |=
         other.masked || out->row_begin != other.row_begin || out->row_end != other.row_end;
     out->diagonal |= other.diagonal;
+    out->uniform &= out->windowed == other.windowed;
     out->row_begin = std::min(out->row_begin, other.row_begin);
     out->row_end = std::max(out->row_end, other.row_end);
     out->blocks[out->count++] = other.blocks[0];

@@ -13,6 +13,10 @@
 namespace longgen {
 
 constexpr int64_t kMaxTileKeys = 128;
+// Blocks are joined up to here, so that scores of a panel stay in the nearest cache.
+constexpr int64_t kJoinedKeys = 64;
+// Key tiles that are packed at a time, to be used by every panel of a query tile in turn.
+constexpr int64_t kPackedTiles = 8;
 constexpr int64_t kMaxTileBlocks = kMaxTileKeys / 16;
 // Blocks of which rows see different ones are joined up to here: what is computed in vain (above
 // the diagonal, before a window) costs less than narrow products.
@@ -91,6 +95,7 @@ struct KeyTile {
   bool diagonal = false;  // of the tile's last blocks: a row sees the keys at or before it
   bool masked = false;    // rows see different keys (RowMasks)
   bool windowed = false;  // rows see the blocks as long as their window holds them
+  bool uniform = true;    // so, or otherwise, are all blocks
 };
 
 // What rows of a query tile see of masked key tiles; positions less the tile's base.

@@ -76,42 +76,46 @@ LONGGEN_SIMD bool all_below(Vf a, Vf b) {
 #endif
 }
 
-// 2^x for x <= 64; exactly 0 at -inf and below -126 (with avx512 below -150); NaN stays NaN. The
-// polynomials are the minimax of 2^f over |f| <= 1/2 in relative error, which is 1e-7 for degree 5,
-// 3e-6 for 4 and 8e-5 for 3.
+// The minimax polynomials of 2^f over an interval of length 1, in relative error: 1e-7 for degree
+// 5, 3e-6 for 4 and 8e-5 for 3.
+#if defined(__AVX512F__)
+// 0 <= f <= 1
+template <int kDegree>
+LONGGEN_SIMD Vf exp2_of_fraction(Vf f) {
+  if constexpr (kDegree == 3) {
+    const Vf p = (broadcast(7.8024524e-02f) * f + 2.2606716e-01f) * f + 6.9583353e-01f;
+    return p * f + 9.9992522e-01f;
+  } else if constexpr (kDegree == 4) {
+    const Vf p = (broadcast(1.3534168e-02f) * f + 5.2011461e-02f) * f + 2.4144276e-01f;
+    return (p * f + 6.9300384e-01f) * f + 1.0000026e+00f;
+  } else {
+    const Vf p = (broadcast(1.877576673e-03f) * f + 8.989340094e-03f) * f + 5.582631806e-02f;
+    return ((p * f + 2.401536170e-01f) * f + 6.931530733e-01f) * f + 9.999999255e-01f;
+  }
+}
+// 2^x; exactly 0 at -inf and below -150; NaN stays NaN.
 template <int kDegree = 5>
 LONGGEN_SIMD Vf exp2(Vf x) {
-#if defined(__AVX512F__)
-  const Vf f = (Vf)_mm512_reduce_ps((__m512)x, 8);  // less the nearest integer; 0 for infinities
+  const Vf f = (Vf)_mm512_reduce_ps((__m512)x, 9);  // less the integer below; 0 for infinities
+  // Scaling rounds x down by itself.
+  return (Vf)_mm512_scalef_ps((__m512)exp2_of_fraction<kDegree>(f), (__m512)x);
+}
 #else
+// 2^x for x <= 64; exactly 0 below -126 and at -inf; NaN stays NaN. |f| <= 1/2.
+template <int kDegree = 5>
+LONGGEN_SIMD Vf exp2(Vf x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const Vf t = x + kMagic;
   const Vf f = x - (t - kMagic);
-#endif
-  Vf p;
-  if constexpr (kDegree == 3) {
-    p = broadcast(5.5171670e-02f) * f + 2.4261113e-01f;
-    p = p * f + 6.9326099e-01f;
-    p = p * f + 9.9992807e-01f;
-  } else if constexpr (kDegree == 4) {
-    p = broadcast(9.5701020e-03f) * f + 5.5917861e-02f;
-    p = p * f + 2.4024745e-01f;
-    p = p * f + 6.9312181e-01f;
-    p = p * f + 9.9999926e-01f;
-  } else {
-    p = broadcast(1.327647198e-3f) * f + 9.675541334e-3f;
-    p = p * f + 5.550713274e-2f;
-    p = p * f + 2.402211972e-1f;
-    p = p * f + 6.931469671e-1f;
-    p = p * f + 1.000000072f;
-  }
-#if defined(__AVX512F__)
-  return (Vf)_mm512_scalef_ps((__m512)p, (__m512)(x - f));
-#else
+  Vf p = broadcast(1.327647198e-3f) * f + 9.675541334e-3f;
+  p = p * f + 5.550713274e-2f;
+  p = p * f + 2.402211972e-1f;
+  p = p * f + 6.931469671e-1f;
+  p = p * f + 1.000000072f;
   const Vf y = (Vf)((Vu)p + ((Vu)t << 23));
   return x < -126.0f ? Vf{} : y;
-#endif
 }
+#endif
 // As exact as a probability that units hold.
 constexpr int kProbabilityDegree = kBf16Units ? 4 : 5;
 
