@@ -8,6 +8,13 @@
 
 namespace longgen {
 
+namespace {
+
+// More tokens than any text has, few enough that bytes of keys and values can be counted.
+constexpr int64_t kMaxLength = int64_t{1} << 44;
+
+}  // namespace
+
 int64_t parse_length(std::string_view text) {
   std::string_view digits = text;
   int shift = 0;
@@ -33,8 +40,9 @@ int64_t parse_length(std::string_view text) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
   if (error != std::errc() || end != digits.data() + digits.size() || value < 0 ||
-      value > (INT64_MAX >> shift)) {
-    fail_usage("\"{}\" is no length; write 4096, 128K or 4M (K = 1024)", text);
+      value > (kMaxLength >> shift)) {
+    fail_usage("\"{}\" is no length; write 4096, 128K or 4M (K = 1024), at most {}", text,
+               format_length(kMaxLength));
   }
   return value << shift;
 }

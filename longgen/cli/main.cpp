@@ -1,3 +1,7 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -7,8 +11,24 @@
 #include "longgen/base/error.h"
 #include "longgen/cli/program.h"
 
+namespace {
+
+// A program may be started with standard streams closed. Files that it opens must not take their
+// numbers, or messages would land in them. What is written to a closed output still fails.
+void occupy_standard_streams() {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
+    if (fcntl(fd, F_GETFD) >= 0) continue;
+    (void)!open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);  // takes the lowest free
+  }
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using namespace longgen;
+  occupy_standard_streams();
+  // A file beyond the limit of the shell is a failed write, which is named, and no silent death.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     const std::vector<std::string> arguments(argv + 1, argv + argc);
     const int code = cli::run_program(arguments);

@@ -117,11 +117,15 @@ TokenShard::TokenShard(const std::filesystem::path& path, const std::string& des
     fail("{}: its contents do not match its hash; the file is torn", name);
   }
   // The hash does not vouch for intent: sizes are still checked before they become pointers.
+  if (documents > bytes.size() / 8 || tokens > bytes.size() / width) {
+    fail("{}: {} documents and {} tokens do not fit its {} bytes", name, documents, tokens,
+         bytes.size());
+  }
   const uint64_t table = checked_mul<uint64_t>(checked_add<uint64_t>(documents, 1), 8);
   const uint64_t payload = round_up<uint64_t>(checked_mul<uint64_t>(tokens, width), 8);
   const uint64_t expected =
       checked_add(checked_add(checked_add(body, payload), table), kTrailerBytes);
-  if (tokens > bytes.size() || expected != bytes.size()) {
+  if (expected != bytes.size()) {
     fail("{}: {} documents and {} tokens do not fit its {} bytes", name, documents, tokens,
          bytes.size());
   }

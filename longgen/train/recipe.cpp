@@ -1,5 +1,18 @@
 #include "longgen/train/recipe.h"
 
+namespace {
+
+// toml++ 3.3 asserts what hostile text can break ('[', a line's end, ']'). Here that is an error,
+// and in every build: with NDEBUG set it would be undefined behaviour.
+struct TomlAssertion {};
+constexpr void toml_assert(bool holds) {
+  if (!holds) throw TomlAssertion();
+}
+
+}  // namespace
+
+#undef NDEBUG
+#define TOML_ASSERT(condition) toml_assert(static_cast<bool>(condition))
 #define TOML_HEADER_ONLY 1
 #include <toml++/toml.h>
 
@@ -13,6 +26,8 @@
 
 namespace longgen::train {
 namespace {
+
+constexpr int64_t kMaxLayers = 4096;  // as ModelConfig::validate() has it
 
 std::string place(const std::string& file, const toml::source_region& source) {
   return fmt::format("{}:{}", file, source.begin.line);
@@ -33,12 +48,39 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-std::string nearest(const std::vector<RecipeKey>& keys, const std::string& name) {
-  return std::min_element(keys.begin(), keys.end(),
-                          [&](const RecipeKey& a, const RecipeKey& b) {
-                            return edit_distance(a.name, name) < edit_distance(b.name, name);
-                          })
-      ->name;
+// What to do about an unknown key: the known one or the section that it must be a slip of, or where
+// all keys are listed.
+std::string advice(const std::vector<RecipeKey>& keys, const std::string& name) {
+  size_t least = name.size() < 5 ? 1 : name.size() < 12 ? 2 : 3;
+  std::string best;
+  const auto consider = [&](const std::string& known) {
+    if (name.size() > known.size() + least) return;  // also spares comparing endless names
+    const size_t distance = edit_distance(known, name);
+    if (distance > least || (distance == least && !best.empty())) return;
+    least = distance;
+    best = known;
+  };
+  for (const RecipeKey& key : keys) {
+    consider(key.name);
+    consider(key.name.substr(0, key.name.find('.')));
+  }
+  if (!best.empty()) return fmt::format("did you mean {}?", best);
+  return "longgen train --help lists the keys, each as a flag";
+}
+
+// Known keys begin with `name` and a dot.
+bool is_section(const std::vector<RecipeKey>& keys, const std::string& name) {
+  return std::any_of(keys.begin(), keys.end(),
+                     [&](const RecipeKey& key) { return key.name.starts_with(name + "."); });
+}
+
+// A key as an error quotes it: whatever a hostile file put there, short and on one line.
+std::string quoted_key(const std::string& name) {
+  std::string text = name.substr(0, 80);
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  }
+  return text.size() < name.size() ? text + "..." : text;
 }
 
 // A scalar as the word that a flag would hold.
@@ -94,12 +136,13 @@ void read_table(const std::vector<RecipeKey>& keys, const toml::table& table,
       names.push_back(name);
       continue;
     }
-    const bool is_section = std::any_of(keys.begin(), keys.end(), [&](const RecipeKey& k) {
-      return k.name.starts_with(name + ".");
-    });
-    if (!is_section || !node.is_table()) {
-      fail_usage("{}: unknown key {}; the nearest known one is {}", place(file, node.source()),
-                 name, nearest(keys, name));
+    if (!is_section(keys, name)) {
+      fail_usage("{}: unknown key {}; {}", place(file, node.source()), quoted_key(name),
+                 advice(keys, name));
+    }
+    if (!node.is_table()) {
+      fail_usage("{}: {} is a section; write its keys below [{}]", place(file, node.source()), name,
+                 name);
     }
     read_table(keys, *node.as_table(), name + ".", file, names);
   }
@@ -118,6 +161,8 @@ std::vector<std::string> read_recipe(Recipe& recipe, std::string_view text,
     table = toml::parse(text);
   } catch (const toml::parse_error& e) {
     fail_usage("{}: {}", place(file_name, e.source()), e.description());
+  } catch (const TomlAssertion&) {
+    fail_usage("{}: is not valid TOML; check its [section] headers", file_name);
   }
   std::vector<std::string> names;
   read_table(recipe_keys(recipe), table, "", file_name, names);
@@ -141,8 +186,28 @@ std::string write_recipe(const Recipe& recipe) {
   return text;
 }
 
+namespace {
+
+// 0 leaves the choice to the program. How numbers fit together is ModelConfig::validate()'s.
+void validate_model(const ModelRecipe& m) {
+  const auto optional = [](std::string_view key, int64_t value) {
+    check(value >= 0, key, value, "0 or more");
+  };
+  optional("model.intermediate_size", m.intermediate_size);
+  optional("model.num_kv_heads", m.num_kv_heads);
+  optional("model.head_dim", m.head_dim);
+  optional("model.max_position_embeddings", m.max_position_embeddings);
+  check(m.num_layers <= kMaxLayers, "model.num_layers", m.num_layers,
+        fmt::format("1 to {}", kMaxLayers));
+  check(m.rope_theta >= 0, "model.rope_theta", m.rope_theta, "0 or more");
+  check(m.init_std >= 0 && m.init_std <= 1, "model.init_std", m.init_std, "in 0 to 1");
+}
+
+}  // namespace
+
 void validate_recipe(const Recipe& r) {
   const TrainRecipe& t = r.train;
+  validate_model(r.model);
   if (r.output.empty()) fail_usage("output: name the folder to write to (-o DIR)");
   if (r.data.paths.empty()) fail_usage("data.paths: name the text to train on");
   const size_t weights = r.data.weights.size();
@@ -157,7 +222,8 @@ void validate_recipe(const Recipe& r) {
   data::parse_packing(r.data.packing);
   parse_schedule(t.schedule);
   check(t.length >= 2 && t.length <= (int64_t{1} << 31), "train.length", t.length, "2 to 2G");
-  check(t.batch_tokens >= kAutomaticBatch, "train.batch_tokens", t.batch_tokens, "-1 or more");
+  check(t.batch_tokens >= kAutomaticBatch && t.batch_tokens <= (int64_t{1} << 31),
+        "train.batch_tokens", t.batch_tokens, "-1 to 2G");
   check(t.steps >= 0, "train.steps", t.steps, "0 or more");
   check(t.tokens >= 0, "train.tokens", t.tokens, "0 or more");
   check(t.epochs >= 0, "train.epochs", t.epochs, "0 or more");

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <cmath>
@@ -58,7 +59,8 @@ TEST(UnitsTest, LengthsReadAndWrite) {
   EXPECT_EQ(parse_length("4096"), 4096);
   EXPECT_EQ(parse_length("128K"), 131072);
   EXPECT_EQ(parse_length("4M"), 4 << 20);
-  for (const char* bad : {"", "K", "-1", "1.5K", "12KB", "0x10", "9999999999G", " 1"}) {
+  for (const char* bad : {"", "K", "-1", "1.5K", "12KB", "0x10", "9999999999G", " 1", "16385G",
+                          "9223372036854775807"}) {
     EXPECT_THROW(parse_length(bad), UsageError) << bad;
   }
   EXPECT_EQ(format_length(131072), "128K");
@@ -178,6 +180,24 @@ TEST_F(TemporaryFolder, LockRefusesASecondHolder) {
   const std::string text = message_of([&] { DirectoryLock second(folder_); });
   EXPECT_THAT(text, HasSubstr("in use by another run (process " + std::to_string(getpid())));
 }
+
+// Opening it the usual way would wait for ever.
+TEST_F(TemporaryFolder, APipeIsNoFile) {
+  ASSERT_EQ(mkfifo((folder_ / "pipe").c_str(), 0600), 0);
+  EXPECT_THAT(message_of([&] { MappedFile file(folder_ / "pipe"); }),
+              HasSubstr("is a pipe or a device, not a regular file"));
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+// What lies behind a file's last byte can be read, but must not be: sanitizers see it.
+TEST_F(TemporaryFolder, ReadingPastAMappedFileIsCaught) {
+  write_file_atomically(folder_ / "text", "abc");
+  const MappedFile file(folder_ / "text");
+  const volatile std::byte* data = file.bytes().data();
+  EXPECT_EQ(data[2], std::byte{'c'});
+  EXPECT_DEATH((void)data[3], "AddressSanitizer");
+}
+#endif
 
 TEST_F(TemporaryFolder, MappedFiles) {
   EXPECT_THAT(message_of([&] { MappedFile file(folder_ / "none"); }), HasSubstr("none"));

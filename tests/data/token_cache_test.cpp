@@ -123,7 +123,12 @@ TEST(TokenCache, DistrustsSizesUnderARightHash) {
       // since the offsets must end at the number of tokens.
       std::ofstream(path, std::ios::binary | std::ios::trunc)
           .write(bytes.data(), static_cast<long>(bytes.size()));
-      EXPECT_THROW(TokenShard(path, "description", 257), Error) << at << " " << value;
+      try {
+        TokenShard(path, "description", 257);
+        ADD_FAILURE() << at << " " << value;
+      } catch (const Error& error) {
+        EXPECT_THAT(error.what(), testing::HasSubstr("x.tokens"));
+      }
     }
   }
 }

@@ -144,6 +144,40 @@ TEST_F(RunStateTest, RefusesAnotherModel) {
 
 // A full disk, as a limit on file sizes: an error, the former checkpoint whole, nothing
 // half-written.
+// Checksums that hold do not make what they cover sound.
+TEST_F(RunStateTest, NamesAbsurdCounters) {
+  const auto optimizer = make(1);
+  store().save(state_at(7), *optimizer);
+  const fs::path folder = store().path(7);
+  const std::string whole = read_text_file(folder / "state.json");
+  const auto error_with = [&](const std::string& from, const std::string& to) {
+    std::string text = whole;
+    text.replace(text.find(from), from.size(), to);
+    std::ofstream(folder / "state.json", std::ios::trunc) << text;
+    std::string lines;
+    for (const char* name : {"master", "moment1", "moment2", "state.json", "recipe.toml"}) {
+      const MappedFile file(folder / name);
+      lines += fmt::format("{} {} {}\n", data::hash_bytes(file.bytes()).hex(), file.size(), name);
+    }
+    std::ofstream(folder / "checksums", std::ios::trunc)
+        << lines << data::hash_text(lines).hex() << "\n";
+    try {
+      (void)store().load_newest(*optimizer);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  for (const auto& [from, to] : {std::pair{"\"step\": 7", "\"step\": 1e300"},
+                                 {"\"tokens\": 700", "\"tokens\": -1"},
+                                 {"\"sequence\": 14", "\"sequence\": null"},
+                                 {"\"seed\": 18", "\"seed\": -18"},
+                                 {"\"dtype\"", "\"dtyp\""},
+                                 {"{", "[{"}}) {
+    EXPECT_THAT(error_with(from, to), testing::HasSubstr(folder.string())) << to;
+  }
+}
+
 TEST_F(RunStateTest, SurvivesAFullDisk) {
   const auto older = make(1), newer = make(2), loaded = make(3);
   store().save(state_at(10), *older);
