@@ -55,8 +55,8 @@ struct Expr {
 // What an assignment or a for loop writes to.
 struct Target {
   std::string name;
-  std::string attribute;       // of a namespace; "" otherwise
-  std::vector<Target> tuple;   // names between commas; empty: one name
+  std::string attribute;      // of a namespace; "" otherwise
+  std::vector<Target> tuple;  // names between commas; empty: one name
 };
 
 enum class StmtKind : uint8_t {

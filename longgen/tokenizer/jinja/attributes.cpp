@@ -15,7 +15,8 @@ Value missing(Runtime& runtime, const Value& value, const Value& key) {
     return Value::undefined(
         fmt::format("'{}' has no attribute {}", object, string_repr(key.text())));
   }
-  return Value::undefined(fmt::format("{} has no element {}", object, to_str(key, runtime.meter())));
+  return Value::undefined(
+      fmt::format("{} has no element {}", object, to_str(key, runtime.meter())));
 }
 
 // The attributes of `loop`.
@@ -32,7 +33,8 @@ std::optional<Value> loop_attribute(const LoopData& loop, std::string_view name)
   if (name == "depth") return Value(int64_t{1});
   if (name == "depth0") return Value(int64_t{0});
   if (name == "previtem") {
-    return i == 0 ? Value::undefined("there is no previous item") : items[static_cast<size_t>(i - 1)];
+    return i == 0 ? Value::undefined("there is no previous item")
+                  : items[static_cast<size_t>(i - 1)];
   }
   if (name == "nextitem") {
     return i + 1 == length ? Value::undefined("there is no next item")
@@ -68,7 +70,8 @@ std::optional<Value> own_attribute(const Value& value, const std::string& name) 
 // value[key], or nothing.
 std::optional<Value> item_of(Runtime& runtime, const Value& value, const Value& key) {
   if (value.is<Value::Dict>()) {
-    if (key.is<Value::Dict>() || (key.is<Value::Sequence>() && key.sequence().flavour == Flavour::kList)) {
+    if (key.is<Value::Dict>() ||
+        (key.is<Value::Sequence>() && key.sequence().flavour == Flavour::kList)) {
       return std::nullopt;  // no key can be one
     }
     const Value* found = value.dict().find(key, runtime.meter());
@@ -170,8 +173,8 @@ Value get_slice(Runtime& runtime, const Value& value, const Value* begin, const 
                 const Value* step) {
   const int64_t stride = bound(step, 1);
   if (value.is_undefined()) fail_undefined(value);
-  const bool sliceable =
-      value.is_text() || (value.is<Value::Sequence>() && value.sequence().flavour <= Flavour::kRange);
+  const bool sliceable = value.is_text() || (value.is<Value::Sequence>() &&
+                                             value.sequence().flavour <= Flavour::kRange);
   if (!sliceable) fail_here("'{}' object cannot be sliced", value.type_name());
   if (stride == 0) fail_here("slice step cannot be zero");
   if (value.is_text()) return slice_text(runtime, value, begin, end, stride);

@@ -58,7 +58,7 @@ Value Interpreter::evaluate(const Expr& expr, Scope& scope) {
 }
 
 Value Interpreter::evaluate_name(const Expr& expr, const Scope& scope) {
-  if (const Value* value = scope.find(expr.name)) return *value;
+  if (const Value* value = scope.find(expr.name, meter())) return *value;
   if (const Function* function = find_function(expr.name)) {
     return Value(Value::Variant(function));
   }

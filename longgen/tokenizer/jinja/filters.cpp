@@ -28,7 +28,8 @@ Value lower_if_text(Runtime& runtime, const Value& value, bool ignore_case) {
 
 // What map and select go through: nothing for what is false, none included.
 Value iterate_if_true(Runtime& runtime, const Value& value) {
-  return value.truthy() ? iterate(value, runtime.meter()) : SequenceBuilder(runtime.meter()).finish();
+  return value.truthy() ? iterate(value, runtime.meter())
+                        : SequenceBuilder(runtime.meter()).finish();
 }
 
 // A path "a.b.0" of attributes (an integer is an index), as `attribute=` takes it.
@@ -36,9 +37,8 @@ Value follow(Runtime& runtime, Value item, const Value* attribute) {
   if (attribute == nullptr || attribute->is<None>()) return item;
   if (!attribute->is_text()) return get_item(runtime, item, *attribute);
   for (const std::string_view part : split(attribute->text(), ".", -1)) {
-    const bool number = !part.empty() && std::all_of(part.begin(), part.end(), [](char c) {
-      return c >= '0' && c <= '9';
-    });
+    const bool number = !part.empty() && std::all_of(part.begin(), part.end(),
+                                                     [](char c) { return c >= '0' && c <= '9'; });
     const auto index = number ? parse_integer(part, 10) : std::nullopt;
     item = get_item(runtime, item, index ? Value(*index) : runtime.text(part));
   }
@@ -197,7 +197,8 @@ Value filter_int(Runtime&, const Value& value, const Args& args) {
   if (value.is_integer()) return Value(value.integer());
   if (value.is_number()) return truncate_to_integer(value.number());
   if (value.is_text()) {
-    if (const auto whole = parse_integer(value.text(), static_cast<int>(base))) return Value(*whole);
+    if (const auto whole = parse_integer(value.text(), static_cast<int>(base)))
+      return Value(*whole);
     const auto number = parse_float(value.text());
     if (number && std::isfinite(*number)) return truncate_to_integer(*number);
   }
@@ -279,12 +280,12 @@ Value filter_dictsort(Runtime& runtime, const Value& value, const Args& args) {
   const std::string by = a[1] == nullptr ? "key" : text_argument(*a[1], "by");
   if (by != "key" && by != "value") fail_here("You can only sort by either \"key\" or \"value\"");
   if (value.is_undefined()) fail_undefined(value);
-  if (!value.is<Value::Dict>()) fail_here("'{}' object has no attribute 'items'", value.type_name());
+  if (!value.is<Value::Dict>())
+    fail_here("'{}' object has no attribute 'items'", value.type_name());
   const Value view = call_method(runtime, value, "items", {});
   std::vector<Value> keys;
   for (const Value& pair : view.sequence().items) {
-    keys.push_back(
-        lower_if_text(runtime, pair.sequence().items[by == "key" ? 0 : 1], !flag(a[0])));
+    keys.push_back(lower_if_text(runtime, pair.sequence().items[by == "key" ? 0 : 1], !flag(a[0])));
   }
   return sorted(runtime, view.sequence().items, std::move(keys), flag(a[2]));
 }
@@ -318,7 +319,8 @@ Value extreme(Runtime& runtime, const Value& value, const Args& args, bool great
   Value best_key = key(list[0]);
   for (size_t i = 1; i < list.size(); ++i) {
     Value other = key(list[i]);
-    if (greatest ? less(best_key, other, runtime.meter()) : less(other, best_key, runtime.meter())) {
+    if (greatest ? less(best_key, other, runtime.meter())
+                 : less(other, best_key, runtime.meter())) {
       best = i;
       best_key = std::move(other);
     }
@@ -367,10 +369,10 @@ Value choose(Runtime& runtime, const Value& value, const Args& args, bool wanted
   const Value items = iterate_if_true(runtime, value);
   for (const Value& item : items.sequence().items) {
     const Value tested = attribute ? follow(runtime, item, &args.positional[0]) : item;
-    const bool holds = has_test ? apply_test(runtime,
-                                             text_argument(args.positional[offset], "the test"),
-                                             tested, rest)
-                                : tested.truthy();
+    const bool holds =
+        has_test
+            ? apply_test(runtime, text_argument(args.positional[offset], "the test"), tested, rest)
+            : tested.truthy();
     if (holds == wanted) out.add(item);
   }
   return out.finish(Flavour::kGenerator);
@@ -412,8 +414,7 @@ Value filter_indent(Runtime& runtime, const Value& value, const Args& args) {
 }
 
 Value filter_tojson(Runtime& runtime, const Value& value, const Args& args) {
-  const auto a =
-      args.bind("tojson", {"ensure_ascii", "indent", "separators", "sort_keys"}, 0);
+  const auto a = args.bind("tojson", {"ensure_ascii", "indent", "separators", "sort_keys"}, 0);
   JsonStyle style{.ascii = flag(a[0]), .sort_keys = flag(a[3])};
   if (a[1] != nullptr && !a[1]->is<None>()) {
     const Value& indent = *a[1];
@@ -424,7 +425,7 @@ Value filter_tojson(Runtime& runtime, const Value& value, const Args& args) {
       if (width > 1000) fail_here("an indent of {}", width);
       style.indent = std::string(static_cast<size_t>(std::max<int64_t>(width, 0)), ' ');
     }
-    style.item_separator = ",";
+    style.item_separator.assign(1, ',');
   }
   if (a[2] != nullptr && !a[2]->is<None>()) {
     const Value parts = iterate(*a[2], runtime.meter());
@@ -454,20 +455,45 @@ Value filter_attr(Runtime& runtime, const Value& value, const Args& args) {
   return get_attribute(runtime, value, name);
 }
 
-constexpr std::pair<std::string_view, Filter> kFilters[] = {
-    {"abs", filter_abs},           {"attr", filter_attr},       {"capitalize", filter_capitalize},
-    {"count", filter_length},      {"d", filter_default},       {"default", filter_default},
-    {"dictsort", filter_dictsort}, {"e", filter_escape},        {"escape", filter_escape},
-    {"first", filter_first},       {"float", filter_float},     {"format", filter_format},
-    {"indent", filter_indent},     {"int", filter_int},         {"items", filter_items},
-    {"join", filter_join},         {"last", filter_last},       {"length", filter_length},
-    {"list", filter_list},         {"lower", filter_lower},     {"map", filter_map},
-    {"max", filter_max},           {"min", filter_min},         {"reject", filter_reject},
-    {"rejectattr", filter_rejectattr}, {"replace", filter_replace}, {"reverse", filter_reverse},
-    {"round", filter_round},       {"safe", filter_safe},       {"select", filter_select},
-    {"selectattr", filter_selectattr}, {"sort", filter_sort},   {"string", filter_string},
-    {"sum", filter_sum},           {"title", filter_title},     {"tojson", filter_tojson},
-    {"trim", filter_trim},         {"unique", filter_unique},   {"upper", filter_upper}};
+constexpr std::pair<std::string_view, Filter> kFilters[] = {{"abs", filter_abs},
+                                                            {"attr", filter_attr},
+                                                            {"capitalize", filter_capitalize},
+                                                            {"count", filter_length},
+                                                            {"d", filter_default},
+                                                            {"default", filter_default},
+                                                            {"dictsort", filter_dictsort},
+                                                            {"e", filter_escape},
+                                                            {"escape", filter_escape},
+                                                            {"first", filter_first},
+                                                            {"float", filter_float},
+                                                            {"format", filter_format},
+                                                            {"indent", filter_indent},
+                                                            {"int", filter_int},
+                                                            {"items", filter_items},
+                                                            {"join", filter_join},
+                                                            {"last", filter_last},
+                                                            {"length", filter_length},
+                                                            {"list", filter_list},
+                                                            {"lower", filter_lower},
+                                                            {"map", filter_map},
+                                                            {"max", filter_max},
+                                                            {"min", filter_min},
+                                                            {"reject", filter_reject},
+                                                            {"rejectattr", filter_rejectattr},
+                                                            {"replace", filter_replace},
+                                                            {"reverse", filter_reverse},
+                                                            {"round", filter_round},
+                                                            {"safe", filter_safe},
+                                                            {"select", filter_select},
+                                                            {"selectattr", filter_selectattr},
+                                                            {"sort", filter_sort},
+                                                            {"string", filter_string},
+                                                            {"sum", filter_sum},
+                                                            {"title", filter_title},
+                                                            {"tojson", filter_tojson},
+                                                            {"trim", filter_trim},
+                                                            {"unique", filter_unique},
+                                                            {"upper", filter_upper}};
 
 }  // namespace
 

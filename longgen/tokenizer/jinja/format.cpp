@@ -85,7 +85,8 @@ std::string format_integer(const Value& value, const Directive& d) {
     if (!(std::abs(truncated) < 9e18)) fail_here("integers beyond 64 bits are not supported");
     number = static_cast<int64_t>(truncated);
   }
-  const uint64_t magnitude = number < 0 ? 0 - static_cast<uint64_t>(number) : static_cast<uint64_t>(number);
+  const uint64_t magnitude =
+      number < 0 ? 0 - static_cast<uint64_t>(number) : static_cast<uint64_t>(number);
   std::string digits = d.kind == 'x'   ? fmt::format("{:x}", magnitude)
                        : d.kind == 'X' ? fmt::format("{:X}", magnitude)
                        : d.kind == 'o' ? fmt::format("{:o}", magnitude)
@@ -102,8 +103,8 @@ std::string format_float(const Value& value, const Directive& d) {
   const char format[] = {'%', '.', '*', d.kind, '\0'};
   // 309 digits, a point, and kMaxWidth behind it.
   char buffer[1600];
-  std::snprintf(buffer, sizeof(buffer), format,
-                static_cast<int>(d.precision < 0 ? 6 : d.precision), value.number());
+  std::snprintf(buffer, sizeof(buffer), format, static_cast<int>(d.precision < 0 ? 6 : d.precision),
+                value.number());
   return with_sign(buffer, d);
 }
 
@@ -190,8 +191,7 @@ Value format_percent(Runtime& runtime, const Value& format, const Value& values)
       add_formatted(runtime, out, next_value(), directive);
     }
   }
-  const bool may_be_left = values.is<Value::Dict>() ||
-                           (values.is<Value::Sequence>() && !tuple);
+  const bool may_be_left = values.is<Value::Dict>() || (values.is<Value::Sequence>() && !tuple);
   if (used < (tuple ? values.sequence().items.size() : 1) && !may_be_left) {
     fail_here("not all arguments converted during string formatting");
   }

@@ -113,14 +113,10 @@ Value unsupported(Runtime&, const Args&) {
 }
 
 constexpr std::array kFunctions = {
-    Function{"range", make_range},
-    Function{"dict", make_dict},
-    Function{"namespace", make_namespace},
-    Function{"raise_exception", raise_exception},
-    Function{"strftime_now", strftime_now},
-    Function{"cycler", unsupported<0>},
-    Function{"joiner", unsupported<1>},
-    Function{"lipsum", unsupported<2>},
+    Function{"range", make_range},          Function{"dict", make_dict},
+    Function{"namespace", make_namespace},  Function{"raise_exception", raise_exception},
+    Function{"strftime_now", strftime_now}, Function{"cycler", unsupported<0>},
+    Function{"joiner", unsupported<1>},     Function{"lipsum", unsupported<2>},
 };
 
 }  // namespace

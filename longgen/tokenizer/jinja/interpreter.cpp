@@ -4,8 +4,9 @@
 
 namespace longgen::tokenizer::jinja {
 
-const Value* Scope::find(std::string_view name) const {
+const Value* Scope::find(std::string_view name, Meter& meter) const {
   for (const Scope* scope = this; scope != nullptr; scope = scope->parent) {
+    meter.step_items(scope->names.size());
     for (const auto& [known, value] : scope->names) {
       if (known == name) return &value;
     }
@@ -13,7 +14,8 @@ const Value* Scope::find(std::string_view name) const {
   return nullptr;
 }
 
-void Scope::set(std::string_view name, Value value) {
+void Scope::set(std::string_view name, Value value, Meter& meter) {
+  meter.step_items(names.size());
   for (auto& [known, present] : names) {
     if (known == name) {
       present = std::move(value);
@@ -92,7 +94,7 @@ Interpreter::Flow Interpreter::run_one(const Stmt& stmt, Scope& scope, TextBuild
       return run(stmt.body, inner, out);
     }
     case StmtKind::kMacro:
-      scope.set(stmt.macro->name, Value(Value::Variant(stmt.macro.get())));
+      scope.set(stmt.macro->name, Value(Value::Variant(stmt.macro.get())), meter());
       return Flow::kNext;
     case StmtKind::kBreak:
       return Flow::kBreak;
@@ -132,7 +134,7 @@ Interpreter::Flow Interpreter::run_for(const Stmt& stmt, Scope& scope, TextBuild
   bool completed = false;
   for (const Value& item : items.sequence().items) {
     Scope inner{.parent = &scope};
-    inner.set("loop", Value(Value::Variant(loop)));
+    inner.set("loop", Value(Value::Variant(loop)), meter());
     assign(stmt.target, item, inner);
     const Flow flow = run(stmt.body, inner, out);
     if (flow == Flow::kBreak) break;
@@ -174,10 +176,10 @@ void Interpreter::assign(const Target& target, const Value& value, Scope& scope)
     return;
   }
   if (target.attribute.empty()) {
-    scope.set(target.name, value);
+    scope.set(target.name, value, meter());
     return;
   }
-  const Value* found = scope.find(target.name);
+  const Value* found = scope.find(target.name, meter());
   if (found == nullptr || !found->is<NamespaceData*>()) {
     fail_here("cannot assign {}.{}: {} is not a namespace", target.name, target.attribute,
               target.name);
@@ -206,14 +208,16 @@ Value Interpreter::call_macro(const MacroNode& macro, const Args& args) {
   const size_t count = macro.parameters.size();
   Scope scope{.parent = &root_};
   for (size_t i = 0; i < std::min(count, args.positional.size()); ++i) {
-    scope.set(macro.parameters[i], args.positional[i]);
+    scope.set(macro.parameters[i], args.positional[i], meter());
   }
   DictBuilder unknown(meter());
+  meter().step_items(count * (count + args.keywords.size()));
   for (const auto& [name, value] : args.keywords) {
     const auto known = std::find(macro.parameters.begin(), macro.parameters.end(), name);
-    const bool open = known - macro.parameters.begin() >= static_cast<ptrdiff_t>(args.positional.size());
+    const bool open =
+        known - macro.parameters.begin() >= static_cast<ptrdiff_t>(args.positional.size());
     if (known != macro.parameters.end() && open) {
-      scope.set(*known, value);
+      scope.set(*known, value, meter());
     } else if (macro.reads_kwargs) {
       unknown.set(Value::text(name), value);
     } else {
@@ -227,17 +231,18 @@ Value Interpreter::call_macro(const MacroNode& macro, const Args& args) {
   for (size_t i = 0; i < count; ++i) {
     const auto given = [&](const auto& entry) { return entry.first == macro.parameters[i]; };
     if (std::any_of(scope.names.begin(), scope.names.end(), given)) continue;
-    scope.set(macro.parameters[i],
-              macro.defaults[i] != nullptr
-                  ? evaluate(*macro.defaults[i], scope)
-                  : Value::undefined(
-                        fmt::format("parameter '{}' was not provided", macro.parameters[i])));
+    scope.set(
+        macro.parameters[i],
+        macro.defaults[i] != nullptr
+            ? evaluate(*macro.defaults[i], scope)
+            : Value::undefined(fmt::format("parameter '{}' was not provided", macro.parameters[i])),
+        meter());
   }
-  if (macro.reads_kwargs) scope.set("kwargs", unknown.finish());
+  if (macro.reads_kwargs) scope.set("kwargs", unknown.finish(), meter());
   if (macro.reads_varargs) {
     SequenceBuilder rest(meter());
     for (size_t i = count; i < args.positional.size(); ++i) rest.add(args.positional[i]);
-    scope.set("varargs", rest.finish(Flavour::kTuple));
+    scope.set("varargs", rest.finish(Flavour::kTuple), meter());
   }
   TextBuilder text(meter());
   run(macro.body, scope, text);

@@ -16,8 +16,8 @@ struct Scope {
   const Scope* parent = nullptr;
   std::vector<std::pair<std::string_view, Value>> names = {};
 
-  const Value* find(std::string_view name) const;
-  void set(std::string_view name, Value value);
+  const Value* find(std::string_view name, Meter& meter) const;
+  void set(std::string_view name, Value value, Meter& meter);
 };
 
 class Interpreter : public Runtime {

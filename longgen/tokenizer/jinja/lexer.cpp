@@ -133,8 +133,8 @@ class Lexer {
       if (skip_word_tag(end_sign, "endraw", true)) {
         const size_t after = offset_;
         offset_ = text_begin;
-        add_text(before_tag(source_.substr(text_begin, tag - text_begin), end_sign, true,
-                            line_start));
+        add_text(
+            before_tag(source_.substr(text_begin, tag - text_begin), end_sign, true, line_start));
         offset_ = after;
         return true;
       }
@@ -204,8 +204,9 @@ class Lexer {
     const auto* found = std::find_if(kOperators.begin(), kOperators.end(),
                                      [&](std::string_view op) { return follows(op); });
     if (found == kOperators.end()) {
-      fail_at(place_at(offset_), "unexpected character {}", string_repr(source_.substr(
-                  offset_, first_code_point(source_.substr(offset_)).bytes)));
+      fail_at(
+          place_at(offset_), "unexpected character {}",
+          string_repr(source_.substr(offset_, first_code_point(source_.substr(offset_)).bytes)));
     }
     const char c = (*found)[0];
     if (c == '(' || c == '[' || c == '{') {
@@ -268,8 +269,7 @@ class Lexer {
         continue;
       }
       const char c = text[++i];
-      static constexpr std::string_view kNames = "\\'\"abfnrtv",
-                                        kBytes = "\\'\"\a\b\f\n\r\t\v";
+      static constexpr std::string_view kNames = "\\'\"abfnrtv", kBytes = "\\'\"\a\b\f\n\r\t\v";
       if (const size_t simple = kNames.find(c); simple != kNames.npos) {
         out += kBytes[simple];
       } else if (c == 'x' || c == 'u' || c == 'U') {

@@ -11,13 +11,13 @@
 namespace longgen::tokenizer::jinja {
 
 enum class TokenKind : uint8_t {
-  kText,           // between tags
-  kOutputBegin,    // {{
-  kOutputEnd,      // }}
-  kBlockBegin,     // {%
-  kBlockEnd,       // %}
+  kText,         // between tags
+  kOutputBegin,  // {{
+  kOutputEnd,    // }}
+  kBlockBegin,   // {%
+  kBlockEnd,     // %}
   kName,
-  kString,         // the text it stands for
+  kString,  // the text it stands for
   kInteger,
   kFloat,
   kOperator,

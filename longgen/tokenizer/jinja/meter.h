@@ -12,9 +12,9 @@
 namespace longgen::tokenizer::jinja {
 
 struct Limits {
-  int64_t steps = 20'000'000;             // nodes evaluated; 64 bytes or 4 items moved are one too
-  int64_t bytes = int64_t{256} << 20;     // held at once by the values that the template makes
-  int depth = 400;                        // nodes within nodes while running, macro calls included
+  int64_t steps = 20'000'000;          // nodes evaluated; 64 bytes or 4 items moved are one too
+  int64_t bytes = int64_t{128} << 20;  // held at once by the values that the template makes
+  int depth = 400;                     // nodes within nodes while running, macro calls included
 };
 
 // A failure whose place the interpreter adds.

@@ -15,17 +15,17 @@ bool among(Names names, std::string_view name) {
 }
 
 constexpr std::string_view kTextMethods[] = {
-    "capitalize", "count",      "endswith",     "find",         "format",     "index",
-    "isalnum",    "isalpha",    "isdigit",      "islower",      "isspace",    "isupper",
-    "join",       "lower",      "lstrip",       "removeprefix", "removesuffix", "replace",
-    "rfind",      "rsplit",     "rstrip",       "split",        "splitlines", "startswith",
-    "strip",      "title",      "upper"};
+    "capitalize", "count",        "endswith",     "find",    "format",  "index",  "isalnum",
+    "isalpha",    "isdigit",      "islower",      "isspace", "isupper", "join",   "lower",
+    "lstrip",     "removeprefix", "removesuffix", "replace", "rfind",   "rsplit", "rstrip",
+    "split",      "splitlines",   "startswith",   "strip",   "title",   "upper"};
 constexpr std::string_view kOtherTextMethods[] = {
-    "casefold",     "center",      "encode",  "expandtabs", "format_map", "isascii", "isdecimal",
-    "isidentifier", "isnumeric",   "isprintable", "istitle", "ljust",     "maketrans", "partition",
-    "rindex",       "rjust",       "rpartition", "swapcase", "translate", "zfill"};
+    "casefold", "center",     "encode",       "expandtabs", "format_map",
+    "isascii",  "isdecimal",  "isidentifier", "isnumeric",  "isprintable",
+    "istitle",  "ljust",      "maketrans",    "partition",  "rindex",
+    "rjust",    "rpartition", "swapcase",     "translate",  "zfill"};
 constexpr std::string_view kListMethods[] = {"count", "index"};
-constexpr std::string_view kListChanges[] = {"append", "clear",  "extend", "insert",
+constexpr std::string_view kListChanges[] = {"append", "clear",  "extend",  "insert",
                                              "pop",    "remove", "reverse", "sort"};
 constexpr std::string_view kDictMethods[] = {"copy", "get", "items", "keys", "values"};
 constexpr std::string_view kDictChanges[] = {"clear", "pop", "popitem", "setdefault", "update"};
@@ -41,7 +41,7 @@ Value replace_text(Runtime& runtime, std::string_view text, std::string_view old
   runtime.meter().step_bytes(text.size());
   while (limit != 0) {
     // The empty text stands before every character and at the end.
-    const size_t at = text.find(old);
+    const size_t at = find_text(text, old);
     if (at == text.npos) break;
     runtime.meter().step();
     out.add(text.substr(0, at));
@@ -102,19 +102,20 @@ bool has_affix(Runtime& runtime, std::string_view text, const std::string& name,
 int64_t count_text(std::string_view text, std::string_view wanted) {
   if (wanted.empty()) return count_code_points(text) + 1;
   int64_t count = 0;
-  for (size_t at = text.find(wanted); at != text.npos; at = text.find(wanted, at + wanted.size())) {
+  while (true) {
+    const size_t at = find_text(text, wanted);
+    if (at == text.npos) return count;
+    text.remove_prefix(at + wanted.size());
     ++count;
   }
-  return count;
 }
 
-Value find_text(Runtime& runtime, std::string_view text, const std::string& name,
-                const Args& args) {
+Value locate(Runtime& runtime, std::string_view text, const std::string& name, const Args& args) {
   const auto a = args.bind(name, {"sub"}, 1);
   const std::string& wanted = text_argument(*a[0], "the text to find");
   runtime.meter().step_bytes(text.size());
   if (name == "count") return Value(count_text(text, wanted));
-  const size_t at = name == "rfind" ? text.rfind(wanted) : text.find(wanted);
+  const size_t at = name == "rfind" ? rfind_text(text, wanted) : find_text(text, wanted);
   if (at == text.npos && name == "index") fail_here("substring not found");
   return Value(at == text.npos ? int64_t{-1} : count_code_points(text.substr(0, at)));
 }
@@ -173,7 +174,7 @@ Value call_text_method(Runtime& runtime, const Value& self, const std::string& n
     return Value(has_affix(runtime, text, name, args));
   }
   if (name == "find" || name == "rfind" || name == "index" || name == "count") {
-    return find_text(runtime, text, name, args);
+    return locate(runtime, text, name, args);
   }
   if (name == "format") {
     if (self.is_markup()) fail_here("format of text from | safe is not supported");
@@ -277,9 +278,10 @@ MethodKind find_method(const Value& value, std::string_view name) {
 Value call_method(Runtime& runtime, const Value& self, const std::string& name, const Args& args) {
   const MethodKind kind = find_method(self, name);
   if (kind.changes) {
-    fail_here("{}.{} would change a value that the template was given; lists and dicts of a chat "
-              "template cannot be changed",
-              self.type_name(), name);
+    fail_here(
+        "{}.{} would change a value that the template was given; lists and dicts of a chat "
+        "template cannot be changed",
+        self.type_name(), name);
   }
   if (!kind.supported) fail_here("the method {}.{} is not supported", self.type_name(), name);
   runtime.meter().step();

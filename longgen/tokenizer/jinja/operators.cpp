@@ -150,7 +150,7 @@ bool contains(Runtime& runtime, const Value& container, const Value& item) {
       fail_here("'in <string>' requires string as left operand, not {}", item.type_name());
     }
     runtime.meter().step_bytes(container.text().size());
-    return container.text().find(item.text()) != std::string::npos;
+    return find_text(container.text(), item.text()) != std::string::npos;
   }
   if (container.is<Value::Dict>()) {
     return container.dict().find(item, runtime.meter()) != nullptr;

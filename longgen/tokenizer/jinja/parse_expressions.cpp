@@ -171,8 +171,8 @@ ExprPtr ExpressionParser::parse_sum() {
   while (is_operator("+") || is_operator("-")) {
     const Token op = next();
     ExprPtr right = parse_concat();
-    left = make(ExprKind::kArithmetic, op.place, list_of(std::move(left), std::move(right)),
-                op.text);
+    left =
+        make(ExprKind::kArithmetic, op.place, list_of(std::move(left), std::move(right)), op.text);
   }
   return left;
 }
@@ -191,8 +191,8 @@ ExprPtr ExpressionParser::parse_product() {
   while (is_operator("*") || is_operator("/") || is_operator("//") || is_operator("%")) {
     const Token op = next();
     ExprPtr right = parse_power();
-    left = make(ExprKind::kArithmetic, op.place, list_of(std::move(left), std::move(right)),
-                op.text);
+    left =
+        make(ExprKind::kArithmetic, op.place, list_of(std::move(left), std::move(right)), op.text);
   }
   return left;
 }
@@ -387,9 +387,9 @@ ExprPtr ExpressionParser::parse_subscript(ExprPtr expr) {
     return make(ExprKind::kItem, opener.place, list_of(std::move(expr), std::move(bounds[0])));
   }
   bounds.resize(3);
-  return make(ExprKind::kSlice, opener.place,
-              list_of(std::move(expr), std::move(bounds[0]), std::move(bounds[1]),
-                      std::move(bounds[2])));
+  return make(
+      ExprKind::kSlice, opener.place,
+      list_of(std::move(expr), std::move(bounds[0]), std::move(bounds[1]), std::move(bounds[2])));
 }
 
 // "(a, b, name=c)" behind what is called; positional arguments follow the parts that are there.
@@ -421,7 +421,7 @@ ExprPtr ExpressionParser::parse_filters(ExprPtr expr, bool starts) {
     starts = false;
     const Place place = current().place;
     std::string name = expect_name();
-    while (skip_operator(".")) name += "." + expect_name();
+    while (skip_operator(".")) name.append(1, '.').append(expect_name());
     ExprPtr filter = make(ExprKind::kFilter, place, list_of(std::move(expr)), std::move(name));
     if (is_operator("(")) parse_arguments(*filter);
     expr = std::move(filter);

@@ -105,9 +105,9 @@ class Parser : public ExpressionParser {
       if (loops_ == 0) fail_at(word.place, "{} outside of a loop", word.text);
       return make(word.text == "break" ? StmtKind::kBreak : StmtKind::kContinue, word.place);
     }
-    static constexpr std::string_view kKnown[] = {"block",  "extends", "include", "import", "from",
-                                                  "call",   "do",      "trans",   "print",
-                                                  "autoescape"};
+    static constexpr std::string_view kKnown[] = {"block", "extends",   "include", "import",
+                                                  "from",  "call",      "do",      "trans",
+                                                  "print", "autoescape"};
     if (std::find(std::begin(kKnown), std::end(kKnown), word.text) != std::end(kKnown)) {
       fail_at(word.place, "the tag {} is not supported", word.text);
     }

@@ -26,8 +26,7 @@ Value value_of(const formats::OrderedJson& json, int depth) {
     case formats::OrderedJson::value_t::string:
       return Value::text(json.get<std::string>());
     case formats::OrderedJson::value_t::array: {
-      auto items = std::make_shared<SequenceData>(
-          SequenceData{Flavour::kList, {}, 0, Charge()});
+      auto items = std::make_shared<SequenceData>(SequenceData{Flavour::kList, {}, 0, Charge()});
       for (const auto& item : json) {
         items->items.push_back(value_of(item, depth + 1));
         items->depth = std::max(items->depth, items->items.back().depth());
@@ -72,7 +71,7 @@ Template& Template::operator=(Template&&) noexcept = default;
 std::string Template::render(std::vector<std::pair<std::string, Value>> variables,
                              std::chrono::sys_seconds now, const Limits& limits) const {
   Scope given;
-  for (auto& [name, value] : variables) given.set(name, std::move(value));
+  for (auto& [name, value] : variables) given.names.emplace_back(name, std::move(value));
   Interpreter interpreter(tree_->block, given, limits, now);
   try {
     return interpreter.render();

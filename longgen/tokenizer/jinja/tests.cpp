@@ -71,8 +71,8 @@ std::optional<bool> simple_test(Runtime& runtime, const std::string& name, const
 
 std::string_view comparison(std::string_view name) {
   static constexpr std::pair<std::string_view, std::string_view> kNames[] = {
-      {"eq", "=="}, {"==", "=="}, {"equalto", "=="}, {"ne", "!="}, {"!=", "!="},
-      {"lt", "<"},  {"<", "<"},   {"lessthan", "<"}, {"le", "<="}, {"<=", "<="},
+      {"eq", "=="}, {"==", "=="}, {"equalto", "=="},    {"ne", "!="}, {"!=", "!="},
+      {"lt", "<"},  {"<", "<"},   {"lessthan", "<"},    {"le", "<="}, {"<=", "<="},
       {"gt", ">"},  {">", ">"},   {"greaterthan", ">"}, {"ge", ">="}, {">=", ">="}};
   for (const auto& [test, op] : kNames) {
     if (test == name) return op;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 
 #include <fmt/format.h>
 
@@ -136,12 +137,25 @@ std::string_view strip(std::string_view text, std::optional<std::string_view> ch
   return text;
 }
 
+size_t find_text(std::string_view text, std::string_view wanted) {
+  if (wanted.empty()) return 0;
+  const void* at = memmem(text.data(), text.size(), wanted.data(), wanted.size());
+  if (at == nullptr) return std::string_view::npos;
+  return static_cast<size_t>(static_cast<const char*>(at) - text.data());
+}
+
+size_t rfind_text(std::string_view text, std::string_view wanted) {
+  const std::string backwards(text.rbegin(), text.rend());
+  const size_t at = find_text(backwards, std::string(wanted.rbegin(), wanted.rend()));
+  return at == std::string_view::npos ? at : text.size() - at - wanted.size();
+}
+
 std::vector<std::string_view> split(std::string_view text,
                                     std::optional<std::string_view> separator, int64_t limit) {
   std::vector<std::string_view> parts;
   if (separator) {
     for (; limit != 0; --limit) {
-      const size_t at = text.find(*separator);
+      const size_t at = find_text(text, *separator);
       if (at == text.npos) break;
       parts.push_back(text.substr(0, at));
       text.remove_prefix(at + separator->size());
@@ -172,13 +186,17 @@ std::vector<std::string_view> split_right(std::string_view text,
                                           int64_t limit) {
   std::vector<std::string_view> parts;
   if (separator) {
+    // Backwards once, so that every part is found in time of its own length.
+    const std::string backwards(text.rbegin(), text.rend());
+    const std::string mark(separator->rbegin(), separator->rend());
+    std::string_view rest = backwards;
     for (; limit != 0; --limit) {
-      const size_t at = text.rfind(*separator);
-      if (at == text.npos) break;
-      parts.push_back(text.substr(at + separator->size()));
-      text = text.substr(0, at);
+      const size_t at = find_text(rest, mark);
+      if (at == rest.npos) break;
+      parts.push_back(text.substr(rest.size() - at, at));
+      rest.remove_prefix(at + mark.size());
     }
-    parts.push_back(text);
+    parts.push_back(text.substr(0, rest.size()));
   } else {
     text = strip(text, std::nullopt, false, true);
     for (; !text.empty(); --limit) {
@@ -326,7 +344,9 @@ std::optional<double> parse_float(std::string_view text) {
   if (negative || text.starts_with('+')) text.remove_prefix(1);
   std::string digits;
   for (size_t i = 0; i < text.size(); ++i) {
-    const auto digit = [&](size_t at) { return at < text.size() && text[at] >= '0' && text[at] <= '9'; };
+    const auto digit = [&](size_t at) {
+      return at < text.size() && text[at] >= '0' && text[at] <= '9';
+    };
     if (text[i] == '_' && i > 0 && digit(i - 1) && digit(i + 1)) continue;
     digits += text[i];
   }

@@ -41,9 +41,12 @@ std::string_view strip(std::string_view text, std::optional<std::string_view> ch
 std::vector<std::string_view> split(std::string_view text,
                                     std::optional<std::string_view> separator, int64_t limit);
 std::vector<std::string_view> split_right(std::string_view text,
-                                          std::optional<std::string_view> separator,
-                                          int64_t limit);
+                                          std::optional<std::string_view> separator, int64_t limit);
 std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends);
+
+// As std::string_view::find and rfind, in linear time whatever the texts.
+size_t find_text(std::string_view text, std::string_view wanted);
+size_t rfind_text(std::string_view text, std::string_view wanted);
 
 std::string escape_html(std::string_view text);
 

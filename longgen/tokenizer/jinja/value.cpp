@@ -49,8 +49,8 @@ constexpr size_t kEntryBytes = sizeof(std::pair<Value, Value>);
 }  // namespace
 
 Value Value::text(std::string text) {
-  return Value(Variant(
-      std::make_shared<const StringData>(StringData{std::move(text), false, Charge()})));
+  return Value(
+      Variant(std::make_shared<const StringData>(StringData{std::move(text), false, Charge()})));
 }
 
 Value Value::undefined(std::string why) {
@@ -160,10 +160,9 @@ int Value::depth() const {
 }
 
 std::string_view Value::type_name() const {
-  static constexpr std::string_view kNames[] = {"Undefined",     "NoneType", "bool", "int",
-                                                "float",         "str",      "list", "dict",
-                                                "Namespace",     "LoopContext", "Macro", "function",
-                                                "method"};
+  static constexpr std::string_view kNames[] = {
+      "Undefined", "NoneType",  "bool",        "int",   "float",    "str",   "list",
+      "dict",      "Namespace", "LoopContext", "Macro", "function", "method"};
   if (is_markup()) return "Markup";
   if (!is<Sequence>()) return kNames[data_.index()];
   switch (sequence().flavour) {

@@ -42,8 +42,8 @@ struct SequenceData {
 };
 
 struct DictData {
-  std::vector<std::pair<Value, Value>> entries;    // in order of insertion
-  std::map<std::string_view, size_t> text_keys;    // -> entry
+  std::vector<std::pair<Value, Value>> entries;  // in order of insertion
+  std::map<std::string_view, size_t> text_keys;  // -> entry
   int depth;
   Charge charge;
 
