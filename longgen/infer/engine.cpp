@@ -6,7 +6,7 @@
 #include "longgen/base/checked.h"
 #include "longgen/base/error.h"
 #include "longgen/base/system.h"
-#include "longgen/infer/stop_strings.h"
+#include "longgen/infer/running.h"
 
 namespace longgen::infer {
 namespace {
@@ -23,17 +23,6 @@ int64_t most_logit_rows(const EngineOptions& options) {
   return std::max(options.max_batch, options.score_rows);
 }
 
-// Row i of logits that may be f64 (the reference backend's).
-std::vector<float> row(const Tensor& logits, int64_t i) {
-  const int64_t begin = i * logits.stride(0), vocab = logits.dim(1);
-  if (logits.dtype() == DType::kF64) {
-    const double* values = logits.data<double>() + begin;
-    return {values, values + vocab};
-  }
-  const float* values = logits.data<float>() + begin;
-  return {values, values + vocab};
-}
-
 // Appends the log-probabilities of `labels`, one a row of logits.
 template <typename Acc>
 void append_log_probabilities(std::vector<float>& out, Backend& backend, const Tensor& logits,
@@ -43,20 +32,6 @@ void append_log_probabilities(std::vector<float>& out, Backend& backend, const T
                                 1);
   for (const Acc loss : losses) out.push_back(static_cast<float>(-loss));
 }
-
-// A sequence of the cache; its pages go back however the work on it ends.
-class SequenceHandle {
- public:
-  explicit SequenceHandle(KvCache& cache) : cache_(cache), id_(cache.add_sequence()) {}
-  ~SequenceHandle() { cache_.remove_sequence(id_); }
-  SequenceHandle(const SequenceHandle&) = delete;
-  SequenceHandle& operator=(const SequenceHandle&) = delete;
-  int64_t id() const { return id_; }
-
- private:
-  KvCache& cache_;
-  int64_t id_;
-};
 
 }  // namespace
 
@@ -83,26 +58,6 @@ void EngineStats::add(const EngineStats& other) {
   kv_bytes_peak = std::max(kv_bytes_peak, other.kv_bytes_peak);
   kv_bytes_all_full = std::max(kv_bytes_all_full, other.kv_bytes_all_full);
 }
-
-// A request that has its place in the batch.
-struct Engine::Running {
-  Running(const Request& r, size_t i, KvCache& cache, const tokenizer::Tokenizer& tokenizer)
-      : request(r),
-        index(i),
-        sampler(r.sampling, i),
-        decoder(tokenizer, {.skip_special = true, .continuation = true}),
-        stops(r.stop),
-        sequence(cache) {}
-
-  const Request& request;
-  size_t index;
-  Sampler sampler;
-  tokenizer::StreamDecoder decoder;
-  StopStrings stops;
-  SequenceHandle sequence;
-  Completion completion;
-  bool finished = false;
-};
 
 Engine::Engine(const model::ModelConfig& config, const model::ParameterSet& weights,
                Backend& backend, const EngineOptions& options)
@@ -141,12 +96,14 @@ Tensor Engine::prefill(int64_t sequence, std::span<const int32_t> prompt,
                        const std::function<bool()>& cancelled) {
   const double start = monotonic_seconds();
   Tensor logits;
+  const int64_t first = cache_->length(sequence);
   const auto total = static_cast<int64_t>(prompt.size());
   for (int64_t begin = 0; begin < total; begin += options_.chunk) {
     if (cancelled && cancelled()) return {};
     const int64_t count = std::min(options_.chunk, total - begin);
     const model::SequenceChunk chunk{
-        sequence, begin, prompt.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))};
+        sequence, first + begin,
+        prompt.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))};
     cache_->extend(sequence, count);
     const bool last = begin + count == total;
     const int64_t last_row = count - 1;
@@ -161,6 +118,15 @@ Tensor Engine::prefill(int64_t sequence, std::span<const int32_t> prompt,
   return logits;
 }
 
+Tensor Engine::decode(int64_t sequence, int32_t id) {
+  const model::SequenceChunk chunk{sequence, cache_->length(sequence), {&id, 1}};
+  cache_->extend(sequence, 1);
+  const int64_t only_row = 0;
+  const Tensor logits = pass_->forward({&chunk, 1}, *cache_, {&only_row, 1});
+  cache_->release_before(sequence, cache_->length(sequence));
+  return logits;
+}
+
 // Takes a sampled id: text goes out, and the request ends where it must.
 void Engine::accept(Running& running, int32_t id, const tokenizer::Tokenizer& tokenizer,
                     const EngineCallbacks& callbacks) {
@@ -170,7 +136,10 @@ void Engine::accept(Running& running, int32_t id, const tokenizer::Tokenizer& to
     if (callbacks.on_text && !text.empty()) callbacks.on_text(running.index, text);
   };
   completion.ids.push_back(id);
-  if (!running.request.ignore_end_of_text && tokenizer.is_end_of_generation(id)) {
+  const auto& ends = running.request.end_ids;
+  const bool is_end =
+      tokenizer.is_end_of_generation(id) || std::find(ends.begin(), ends.end(), id) != ends.end();
+  if (!running.request.ignore_end_of_text && is_end) {
     completion.reason = FinishReason::kEndOfText;
     running.finished = true;
   } else {
@@ -232,14 +201,15 @@ void Engine::check(std::span<const Request> requests) const {
 // Starts the next request: its prompt and its first token. False when cancelled.
 bool Engine::start_next(Batch& batch) {
   const Request& request = batch.requests[batch.next];
-  batch.running.push_back(std::make_unique<Running>(request, batch.next, *cache_, batch.tokenizer));
+  batch.running.push_back(std::make_unique<Running>(request, batch.next, batch.tokenizer));
   Running& r = *batch.running.back();
+  r.sequence.emplace(*cache_);
   const auto on_done = [&](int64_t done) {
     if (batch.callbacks.on_prefill)
       batch.callbacks.on_prefill(batch.prefilled + done, batch.prompt_total);
   };
   const Tensor logits =
-      prefill(r.sequence.id(), request.prompt, on_done, batch.callbacks.cancelled);
+      prefill(r.sequence->id(), request.prompt, on_done, batch.callbacks.cancelled);
   if (!logits.defined()) return false;
   batch.prefilled += static_cast<int64_t>(request.prompt.size());
   ++batch.next;
@@ -256,12 +226,12 @@ void Engine::step(Batch& batch) {
   std::iota(rows.begin(), rows.end(), 0);
   for (const auto& r : batch.running) {
     chunks.push_back(
-        {r->sequence.id(), cache_->length(r->sequence.id()), {&r->completion.ids.back(), 1}});
-    cache_->extend(r->sequence.id(), 1);
+        {r->sequence->id(), cache_->length(r->sequence->id()), {&r->completion.ids.back(), 1}});
+    cache_->extend(r->sequence->id(), 1);
   }
   const Tensor logits = pass_->forward(chunks, *cache_, rows);
   for (const auto& r : batch.running) {
-    cache_->release_before(r->sequence.id(), cache_->length(r->sequence.id()));
+    cache_->release_before(r->sequence->id(), cache_->length(r->sequence->id()));
   }
   note_cache();
   for (size_t i = 0; i < batch.running.size(); ++i) {

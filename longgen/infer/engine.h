@@ -32,6 +32,7 @@ struct Request {
   SamplingParams sampling;
   std::vector<std::string> stop;
   bool ignore_end_of_text = false;  // generate max_new_tokens whatever comes
+  std::vector<int32_t> end_ids;     // more ids that end the text, beside the tokenizer's
 };
 
 struct Completion {
@@ -90,16 +91,19 @@ class Engine {
   int64_t max_batch() const { return options_.max_batch; }
 
  private:
+  friend class Session;
   struct Running;
   struct Batch;
 
   void check(std::span<const Request> requests) const;
   bool start_next(Batch& batch);
   void step(Batch& batch);
-  // Logits of the last token [1, vocab]; undefined when cancelled.
+  // Continues the sequence. Logits of the last token [1, vocab]; undefined when cancelled.
   Tensor prefill(int64_t sequence, std::span<const int32_t> prompt,
                  const std::function<void(int64_t)>& on_done,
                  const std::function<bool()>& cancelled);
+  // One more token of one sequence: its logits [1, vocab].
+  Tensor decode(int64_t sequence, int32_t id);
   void accept(Running& running, int32_t id, const tokenizer::Tokenizer& tokenizer,
               const EngineCallbacks& callbacks);
   void note_cache();

@@ -189,6 +189,45 @@ void KvCache::release_before(int64_t sequence, int64_t position, int64_t keep_ba
   }
 }
 
+// Whether every block before `position` that a query at or after it sees is held.
+bool KvCache::holds_all_for(const Sequence& sequence, int64_t position) const {
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    for (int64_t block = 0; block < ceil_div(position, block_size_); ++block) {
+      if (sequence.tables[g][static_cast<size_t>(block)] < 0 &&
+          groups_[g].pattern.is_live(block, position, 0)) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+int64_t KvCache::usable_prefix(int64_t sequence, int64_t tokens) const {
+  const Sequence& s = get(sequence);
+  tokens = std::min(tokens, s.length);
+  // Positions within a block see the same blocks, this one included, of which nothing is needed at
+  // its start: try the start and the last position of each.
+  while (tokens > 0 && !holds_all_for(s, tokens)) {
+    tokens -= tokens % block_size_ > 0 ? tokens % block_size_ : 1;
+  }
+  return tokens;
+}
+
+void KvCache::truncate(int64_t sequence, int64_t tokens) {
+  Sequence& s = get(sequence);
+  require(tokens >= 0 && tokens <= s.length && holds_all_for(s, tokens),
+          "a sequence of {} tokens cannot be cut back to {}", s.length, tokens);
+  const int64_t blocks = ceil_div(tokens, block_size_);
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    for (int64_t block = blocks; block < ceil_div(s.length, block_size_); ++block) {
+      give_slot(g, s, block);
+    }
+    s.tables[g].resize(static_cast<size_t>(blocks));
+    s.first_local[g] = 0;  // those that became visible again will have to be looked at again
+  }
+  s.length = tokens;
+}
+
 std::span<const model::KvStore::Part> KvCache::parts(int64_t layer, int64_t sequence) {
   const Sequence& s = get(sequence);
   const int64_t element = dtype_size(dtype_);

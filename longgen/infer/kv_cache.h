@@ -53,6 +53,11 @@ class KvCache : public model::KvStore {
   // Gives back the blocks that no query at or after position - keep_back sees. A later query before
   // that would be wrong, so extend() continues from length only.
   void release_before(int64_t sequence, int64_t position, int64_t keep_back = 0);
+  // The most tokens, at most `tokens` and length, behind which the sequence can be continued: every
+  // block that a query there sees is still held.
+  int64_t usable_prefix(int64_t sequence, int64_t tokens) const;
+  // Cuts the sequence back to `tokens`, which must be a usable prefix.
+  void truncate(int64_t sequence, int64_t tokens);
 
   std::span<const Part> parts(int64_t layer, int64_t sequence) override;
   DType dtype() const override { return dtype_; }
@@ -74,6 +79,7 @@ class KvCache : public model::KvStore {
   void take_slot(size_t group, Sequence& sequence, int64_t block);
   void give_slot(size_t group, Sequence& sequence, int64_t block);
   Sequence& get(int64_t sequence) const;
+  bool holds_all_for(const Sequence& sequence, int64_t position) const;
 
   DType dtype_;
   int64_t block_size_, head_dim_, kv_heads_, num_layers_, max_tokens_;

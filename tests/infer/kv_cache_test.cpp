@@ -93,6 +93,27 @@ class Checked {
     horizons_[s] = std::max<int64_t>(cache_.length(s) - keep_back, 0);
   }
 
+  void truncate(int64_t s, int64_t tokens) {
+    cache_.truncate(s, tokens);
+    horizons_[s] = tokens;
+  }
+  // Whether all that queries at or after `position` see of what is before it is there.
+  bool reaches(int64_t s, int64_t position) {
+    const int64_t block_size = config_.patterns[0].block_size;
+    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+      for (const auto& part : cache_.parts(layer, s)) {
+        for (int64_t b = 0; b * block_size < position; ++b) {
+          if (part.kv.block_table[b] < 0 &&
+              needed_later(config_.patterns[static_cast<size_t>(layer)], b, position,
+                           part.head_begin)) {
+            return false;
+          }
+        }
+      }
+    }
+    return true;
+  }
+
   // Pages are there exactly where a later query needs them, and still hold what was written.
   void check(int64_t s) {
     for (int64_t layer = 0; layer < config_.num_layers; ++layer) check_pages(s, layer);
@@ -195,6 +216,38 @@ TEST(KvCache, KeepsBackWhatIsAskedFor) {
     checked.release(s, 0);
     checked.check(s);
   }
+}
+
+TEST(KvCache, IsCutBackAsFarAsItsPagesReach) {
+  int64_t whole = 0, less = 0;
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(seed);
+    Rng rng(seed, 4);
+    constexpr int64_t kMaxTokens = 400;
+    Checked checked(random_config(rng), 1, kMaxTokens);
+    const int64_t s = checked.add();
+    for (int step = 0; step < 8; ++step) {
+      const int64_t room = kMaxTokens - checked.cache().length(s);
+      checked.extend(s, std::min(room, static_cast<int64_t>(rng.below(120))));
+      checked.release(s, 0);
+      const int64_t length = checked.cache().length(s);
+      const auto asked = static_cast<int64_t>(rng.below(static_cast<uint64_t>(length) + 1));
+      const int64_t usable = checked.cache().usable_prefix(s, asked);
+      ASSERT_LE(usable, asked);
+      EXPECT_TRUE(checked.reaches(s, usable));
+      for (int64_t p = usable + 1; p <= asked; ++p) EXPECT_FALSE(checked.reaches(s, p)) << p;
+      if (usable < asked) {
+        EXPECT_THROW(checked.cache().truncate(s, asked), Error);
+      }
+      (usable < asked ? less : whole) += 1;
+      checked.truncate(s, usable);
+      EXPECT_EQ(checked.cache().length(s), usable);
+      checked.check(s);
+    }
+    if (HasFatalFailure()) return;
+  }
+  EXPECT_GT(whole, 50);
+  EXPECT_GT(less, 50);
 }
 
 TEST(KvCache, ReusesPagesOfFinishedSequences) {
