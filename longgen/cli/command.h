@@ -28,6 +28,7 @@ std::unique_ptr<Command> make_convert_command();
 std::unique_ptr<Command> make_tokenize_command();
 std::unique_ptr<Command> make_score_command();
 std::unique_ptr<Command> make_generate_command();
+std::unique_ptr<Command> make_chat_command();
 std::unique_ptr<Command> make_train_command();
 std::unique_ptr<Command> make_extend_command();
 std::unique_ptr<Command> make_eval_command();

@@ -27,6 +27,7 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   commands.push_back(make_train_command());
   commands.push_back(make_extend_command());
   commands.push_back(make_generate_command());
+  commands.push_back(make_chat_command());
   commands.push_back(make_eval_command());
   commands.push_back(make_bench_command());
   commands.push_back(make_completion_command());
