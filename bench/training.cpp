@@ -13,6 +13,11 @@ namespace {
 
 constexpr double kLearningRate = 1e-5;
 
+std::string recomputed_name(const model::TrainOptions& options) {
+  if (!options.recompute) return "none";
+  return options.recompute_attention ? "all" : "mlp";
+}
+
 train::OptimizerOptions optimizer_options() { return {.weight_decay = 0.1, .clip = 1}; }
 
 }  // namespace
@@ -54,10 +59,10 @@ Measurement measure_train_step(const model::ModelConfig& config, const TrainCase
   m.tokens = static_cast<double>(c.tokens);
   m.flops = model::count_flops(config, c.tokens).train;
   m.dtype = c.dtype;
-  m.name = fmt::format("train step {}{}", format_length(c.tokens),
-                       c.pass.recompute ? ", recompute" : "");
+  const std::string recomputed = recomputed_name(c.pass);
+  m.name = fmt::format("train step {}, recompute {}", format_length(c.tokens), recomputed);
   m.parameters = {{"tokens", c.tokens},
-                  {"recompute", c.pass.recompute},
+                  {"recompute", recomputed},
                   {"last_loss", loss},
                   {"planned_bytes", train_bytes(config, c, backend)}};
   return m;

@@ -14,9 +14,12 @@
 namespace longgen {
 
 struct LoadOptions {
-  int threads = 0;     // 0: all that the process may use
-  std::string dtype;   // "f32" or "bf16"; empty: what the processor computes in fastest
-  std::string hybrid;  // patterns instead of the model's own: "full=middle:1/3 sparse=sink-window"
+  int threads = 0;  // 0: all that the process may use
+  // "f32" or "bf16"; empty: quantised weights as they are stored, others in what the processor
+  // computes in fastest.
+  std::string dtype = {};
+  // Patterns instead of the model's own: "full=middle:1/3 sparse=sink-window".
+  std::string hybrid = {};
   int64_t max_tokens = 0;  // positions a sequence may reach; 0: what the model was made for
   int64_t chunk = 1024;    // prompt tokens a pass: more is faster, less takes less memory
 };
@@ -36,7 +39,7 @@ struct GenerateOptions {
   int64_t top_k = 0;       // 0: off
   double top_p = 1, min_p = 0;
   uint64_t seed = 0;
-  std::vector<std::string> stop;  // text ends before the first of these
+  std::vector<std::string> stop = {};  // text ends before the first of these
   bool ignore_end_of_text = false;
 };
 

@@ -27,9 +27,19 @@ infer::EngineOptions engine_options(const LoadOptions& options, const model::Mod
   return engine;
 }
 
-void refuse_unless_it_fits(const model::ModelConfig& config, DType dtype,
-                           const infer::EnginePlan& plan) {
-  const int64_t weights = model::parameter_count(config) * dtype_size(dtype);
+// How each parameter is kept: as the file stores it, unless a dtype is asked for or the backend
+// cannot compute with it. Empty: all plain.
+std::vector<WeightScheme> kept_schemes(const formats::ModelFile& file, const LoadOptions& options,
+                                       const Backend& backend) {
+  if (!options.dtype.empty()) return {};
+  std::vector<WeightScheme> schemes = file.weight_schemes();
+  for (const WeightScheme scheme : schemes) {
+    if (!backend.supports_scheme(scheme)) return {};
+  }
+  return schemes;
+}
+
+void refuse_unless_it_fits(int64_t weights, const infer::EnginePlan& plan) {
   const int64_t all = weights + plan.kv_peak + plan.workspace, free = available_memory_bytes();
   require(
       all <= free,
@@ -83,10 +93,13 @@ Model Model::open(const std::string& path, const LoadOptions& options) {
   const DType dtype = chosen_dtype(options, *impl->backend);
   const infer::EngineOptions engine = engine_options(options, impl->config);
   impl->max_tokens = engine.max_tokens;
-  refuse_unless_it_fits(impl->config, dtype,
-                        infer::Engine::plan(impl->config, dtype, *impl->backend, engine));
+  const std::vector<WeightScheme> schemes = kept_schemes(file, options, *impl->backend);
+  NoMemory nothing;
+  refuse_unless_it_fits(
+      model::ParameterSet("weights", impl->config, dtype, nothing, schemes).bytes(),
+      infer::Engine::plan(impl->config, dtype, *impl->backend, engine));
   impl->weights = std::make_unique<model::ParameterSet>("weights", impl->config, dtype,
-                                                        impl->backend->memory());
+                                                        impl->backend->memory(), schemes);
   file.read_weights(*impl->weights);
   impl->engine =
       std::make_unique<infer::Engine>(impl->config, *impl->weights, *impl->backend, engine);

@@ -55,9 +55,10 @@ class ModelChoice {
     return config;
   }
 
-  // Adds what was run to a row.
-  bench::Measurement described(bench::Measurement m) const {
+  // Adds what was run to a row. `weights`: how they are kept.
+  bench::Measurement described(bench::Measurement m, const std::string& weights = "") const {
     m.parameters["model"] = name();
+    if (!weights.empty()) m.parameters["weights"] = weights;
     m.parameters["hybrid"] = hybrid_;
     if (!hybrid_.empty()) m.name += ", hybrid";
     return m;
@@ -150,8 +151,8 @@ class BenchPrefillCommand : public BenchServingCommand {
   }
   void measure(const bench::ServedModel& model, BenchReport& report) const override {
     for (const int64_t length : lengths_) {
-      report.row(
-          model_.described(bench::measure_prefill(model, {length, chunk_}, options_.repeats)));
+      report.row(model_.described(bench::measure_prefill(model, {length, chunk_}, options_.repeats),
+                                  model.weights.description()));
     }
   }
 
@@ -187,7 +188,7 @@ class BenchDecodeCommand : public BenchServingCommand {
   }
   void measure(const bench::ServedModel& model, BenchReport& report) const override {
     for (bench::Measurement& m : bench::measure_decode(model, case_)) {
-      report.row(model_.described(std::move(m)));
+      report.row(model_.described(std::move(m), model.weights.description()));
     }
   }
 
@@ -210,7 +211,9 @@ class BenchTrainCommand : public Command {
     common_ = &common;
     model_.add_to(app);
     add_lengths_option(app, "--tokens", tokens_, "Tokens of the sequence (2K)");
-    app.add_flag("--no-recompute", no_recompute_, "Keep activations instead of recomputing them");
+    app.add_option("--recompute", recompute_, "What backward runs again: all, the MLP alone, none")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"all", "mlp", "none"}));
     options_.repeats = {.least = 1, .most = 7, .seconds = 5};
     options_.add_to(app);
   }
@@ -220,7 +223,8 @@ class BenchTrainCommand : public Command {
     const model::ModelConfig config = model_.config();
     for (const int64_t tokens : tokens_) {
       bench::TrainCase c{.tokens = tokens, .dtype = bench_dtype(*common_, report.backend())};
-      c.pass.recompute = !no_recompute_;
+      c.pass.recompute = recompute_ != "none";
+      c.pass.recompute_attention = recompute_ == "all";
       c.seed = common_->seed;
       refuse_unless_it_fits(0, bench::train_bytes(config, c, report.backend()),
                             "weights, gradients, moments and activations");
@@ -235,7 +239,7 @@ class BenchTrainCommand : public Command {
   BenchOptions options_;
   ModelChoice model_;
   std::vector<int64_t> tokens_ = {2048};
-  bool no_recompute_ = false;
+  std::string recompute_ = "all";
 };
 
 }  // namespace

@@ -37,8 +37,10 @@ std::vector<std::string> fixed_values(const std::string& type) {
 
 Flag read_flag(const CLI::Option& option) {
   Flag flag;
-  for (const std::string& name : option.get_snames()) flag.names.push_back(fmt::format("-{}", name));
-  for (const std::string& name : option.get_lnames()) flag.names.push_back(fmt::format("--{}", name));
+  for (const std::string& name : option.get_snames())
+    flag.names.push_back(fmt::format("-{}", name));
+  for (const std::string& name : option.get_lnames())
+    flag.names.push_back(fmt::format("--{}", name));
   flag.description = option.get_description();
   flag.takes_value = option.get_items_expected_max() > 0;
   const std::string type = option.get_type_name();
@@ -282,7 +284,7 @@ class CompletionCommand : public Command {
   std::string name() const override { return "completion"; }
   std::string description() const override { return "Print a script that completes in your shell"; }
   std::string example() const override {
-    return "longgen completion bash > ~/.local/share/bash-completion/completions/longgen";
+    return "longgen completion bash  # in ~/.bashrc: source <(longgen completion bash)";
   }
   void add_options(CLI::App& app, const CommonOptions&) override {
     app_ = &app;

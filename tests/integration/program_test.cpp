@@ -62,14 +62,12 @@ std::vector<std::vector<std::string>> Program::all_commands(std::vector<std::str
   std::istringstream help(longgen(arguments).out);
   bool listing = false;
   for (std::string line; std::getline(help, line);) {
-    if (listing && line.starts_with("  ") && line.size() > 2 && line[2] != ' ') {
-      auto below = at;
-      below.push_back(line.substr(2, line.find(' ', 2) - 2));
-      const auto all = all_commands(below);
-      commands.insert(commands.end(), all.begin(), all.end());
-    } else {
-      listing = line == "Subcommands:";
-    }
+    if (line.empty() || line == "Subcommands:") listing = !line.empty();
+    if (!listing || !line.starts_with("  ") || line[2] == ' ') continue;
+    auto below = at;
+    below.push_back(line.substr(2, line.find(' ', 2) - 2));
+    const auto all = all_commands(below);
+    commands.insert(commands.end(), all.begin(), all.end());
   }
   return commands;
 }
@@ -86,11 +84,13 @@ TEST_F(Program, EveryCommandHasHelpWithAnExampleThatParses) {
     EXPECT_EQ(result.code, 0) << name;
     const size_t example = result.out.find("Example:\n  longgen " + command[0] + " ");
     ASSERT_NE(example, std::string::npos) << name << result.out;
-    // As a shell reads it; --check parses it and stops.
-    const std::string script = "longgen() { \"" LONGGEN_PROGRAM "\" --check \"$@\"; }\n" +
-                               result.out.substr(example + std::string("Example:\n").size());
+    // As a shell reads it, in the source tree (recipes are there); --check parses it and stops.
+    const std::string text = result.out.substr(example + std::string("Example:\n").size());
+    EXPECT_EQ(text.find(" > "), std::string::npos) << "examples write no files: " << text;
+    const std::string script =
+        "longgen() { \"" LONGGEN_PROGRAM "\" --check \"$@\"; }\ncd \"$0\"\n" + text;
     const auto parsed =
-        testing::run_program("/bin/sh", {"-c", "cd \"$0\"\n" + script, folder_.string()}, folder_);
+        testing::run_program("/bin/sh", {"-c", script, LONGGEN_SOURCE_DIR}, folder_);
     EXPECT_EQ(parsed.code, 0) << script << parsed.err;
   }
 }

@@ -49,7 +49,7 @@ void check_model(const std::string& path) {
   for (const float score : scores) expect(score <= 0, "log-probabilities are not positive");
 
   const longgen::GenerateOptions options{
-      .max_new_tokens = 12, .stop = {}, .ignore_end_of_text = true};
+      .max_new_tokens = 12, .ignore_end_of_text = true};
   std::string streamed;
   const auto first = model.generate(text, options, [&](std::string_view piece) {
     streamed += piece;
