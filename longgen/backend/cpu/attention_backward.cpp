@@ -31,8 +31,6 @@ class Backward {
   void run();
 
  private:
-  using Pipe = Pipeline<AttentionGradientPanel>;
-
   void zero_gaps();
   void zero_rows(const Tensor& x, int64_t begin, int64_t end);
   void run_part(const BackwardPart& part, int64_t kv_head, float* slot, BackwardScratch& t);
@@ -41,13 +39,11 @@ class Backward {
   void load_panel(const Tensor& x, const QueryTile& tile, int64_t kv_head, int64_t first,
                   uint32_t* columns, uint32_t* paired, BackwardScratch& t);
   void load_rows_of(const QueryTile& tile, int64_t kv_head, int64_t row, BackwardScratch& t);
-  void run_key_tile(const KeyTile& keys, int64_t index, const QueryTile& tile, int64_t kv_head,
-                    float* slot, Pipe& pipeline, BackwardScratch& t);
+  void run_key_tile(const KeyTile& keys, const QueryTile& tile, int64_t kv_head, float* slot,
+                    BackwardScratch& t);
   AttentionGradientPanel panel_of(const KeyTile& keys, const QueryTile& tile, int64_t row,
-                                  int64_t lanes, LeftOperand k_down, float* dk, int64_t buffer,
-                                  BackwardScratch& t);
-  const float* lse_of(const KeyTile& keys, int64_t row, int64_t lanes, float* masked,
-                      BackwardScratch& t) const;
+                                  int64_t lanes, LeftOperand k_down, float* dk, BackwardScratch& t);
+  const float* lse_of(const KeyTile& keys, int64_t row, int64_t lanes, BackwardScratch& t) const;
   void store_queries(const QueryTile& tile, int64_t kv_head, BackwardScratch& t);
   void sum_parts(const std::vector<BackwardPart>& parts, int64_t kv_head, int64_t first_slot);
   void store_scaled(std::byte* dst, const float* src);
@@ -159,12 +155,7 @@ void Backward::run_tile(const QueryTile& tile, int64_t kv_head, float* slot, Bac
   std::fill_n(t.dq, round_up<int64_t>(rows_of(tile), kPanel) * layout_.head_dim, 0.0f);
   KeyTiles tiles(*a_.pattern, tile, a_.kv_head_begin + kv_head, layout_.group,
                  KeyJoining::kNeighbours);
-  Pipe pipeline(kernels_, kernels_.backward);
-  int64_t index = 0;
-  for (KeyTile keys; tiles.next(&keys); ++index) {
-    run_key_tile(keys, index, tile, kv_head, slot, pipeline, t);
-  }
-  pipeline.drain();
+  for (KeyTile keys; tiles.next(&keys);) run_key_tile(keys, tile, kv_head, slot, t);
   store_queries(tile, kv_head, t);
 }
 
@@ -217,42 +208,40 @@ void Backward::load_rows_of(const QueryTile& tile, int64_t kv_head, int64_t row,
   t.lse[row] = lse[head * a_.lse.stride(0) + token] * static_cast<float>(kLog2E);
 }
 
-void Backward::run_key_tile(const KeyTile& keys, int64_t index, const QueryTile& tile,
-                            int64_t kv_head, float* slot, Pipe& pipeline, BackwardScratch& t) {
+void Backward::run_key_tile(const KeyTile& keys, const QueryTile& tile, int64_t kv_head,
+                            float* slot, BackwardScratch& t) {
   const int64_t block_size = a_.pattern->block_size;
   const KvView k = view_of(a_.k, tile), v = view_of(a_.v, tile);
   load_key_rows(layout_, t.k_rows, keys, k, k.keys, block_size, kv_head);
   load_key_rows(layout_, t.v_rows, keys, v, v.keys, block_size, kv_head);
-  const LeftOperand k_down =
-      down_columns(layout_, t.k_rows, keys.keys, t.k_units[pipeline.tile_buffer(index)]);
+  const LeftOperand k_down = down_columns(layout_, t.k_rows, keys.keys, t.k_units);
   float* dk = slot + (document(tile).row_begin + keys.blocks[0] * block_size) * layout_.head_dim;
   const int64_t step = layout_.lane_step(), end = round_up(keys.row_end, step);
   for (int64_t row = keys.row_begin / step * step; row < end;) {
     const int64_t lanes = std::min(kPanel - row % kPanel, end - row);
-    pipeline.push(panel_of(keys, tile, row, lanes, k_down, dk, pipeline.buffer(), t));
+    kernels_.backward(panel_of(keys, tile, row, lanes, k_down, dk, t));
     row += lanes;
   }
 }
 
 // The tile's lse with rows that do not see the key tile masked.
-const float* Backward::lse_of(const KeyTile& keys, int64_t row, int64_t lanes, float* masked,
+const float* Backward::lse_of(const KeyTile& keys, int64_t row, int64_t lanes,
                               BackwardScratch& t) const {
   if (row >= keys.row_begin && row + lanes <= keys.row_end) return t.lse + row;
   for (int64_t i = 0; i < lanes; ++i) {
     const bool sees = row + i >= keys.row_begin && row + i < keys.row_end;
-    masked[i] = sees ? t.lse[row + i] : INFINITY;
+    t.lse_masked[i] = sees ? t.lse[row + i] : INFINITY;
   }
-  return masked;
+  return t.lse_masked;
 }
 
 // dk points to the tile's rows of the slot; those of dv lie a plane behind.
 AttentionGradientPanel Backward::panel_of(const KeyTile& keys, const QueryTile& tile, int64_t row,
                                           int64_t lanes, LeftOperand k_down, float* dk,
-                                          int64_t buffer, BackwardScratch& t) {
+                                          BackwardScratch& t) {
   const int64_t dim = layout_.head_dim, panel = row / kPanel * kPanel, lane = row % kPanel;
   const int64_t n = round_up<int64_t>(keys.keys, 16), padded = layout_.padded_keys(keys.keys);
   const int64_t paired = panel * layout_.row_units + layout_.element_units(lane) * paired_row();
-  BackwardScratch::Buffers& b = t.buffers[buffer];
   AttentionGradientPanel out;
   out.scores = {.m = n,
                 .n = lanes,
@@ -262,29 +251,29 @@ AttentionGradientPanel Backward::panel_of(const KeyTile& keys, const QueryTile& 
                 .a_depth = 1,
                 .b = t.q_columns + panel * layout_.row_units + lane,
                 .b_depth = kPanel,
-                .c = b.s,
+                .c = t.s,
                 .c_row = kPanel,
                 .accumulate = false};
   out.dprobabilities = out.scores;
   out.dprobabilities.a = t.v_rows;
   out.dprobabilities.b = t.dout_columns + panel * layout_.row_units + lane;
-  out.dprobabilities.c = b.dp;
-  out.gradient = {.s = b.s,
-                  .dp = b.dp,
+  out.dprobabilities.c = t.dp;
+  out.gradient = {.s = t.s,
+                  .dp = t.dp,
                   .keys = n,
                   .padded_keys = padded,
                   .lanes = lanes,
                   .scale = scale_,
                   .mask = t.masks.of(keys, *a_.pattern, tile, row),
-                  .lse = lse_of(keys, row, lanes, b.lse_masked, t),
+                  .lse = lse_of(keys, row, lanes, t),
                   .delta = t.delta + row,
-                  .p_rows = b.p_rows,
-                  .ds_rows = b.ds_rows,
-                  .ds_paired = kernels_.bf16_units ? b.ds_paired : nullptr};
+                  .p_rows = t.p_rows,
+                  .ds_rows = t.ds_rows,
+                  .ds_paired = kernels_.bf16_units ? t.ds_paired : nullptr};
   out.dv = {.m = n,
             .n = dim,
             .depth = layout_.element_units(lanes),
-            .a = b.p_rows,
+            .a = t.p_rows,
             .a_row = layout_.element_units(kPanel),
             .a_depth = 1,
             .b = t.dout_paired + paired,
@@ -293,7 +282,7 @@ AttentionGradientPanel Backward::panel_of(const KeyTile& keys, const QueryTile& 
             .c_row = dim,
             .accumulate = true};
   out.dk = out.dv;
-  out.dk.a = b.ds_rows;
+  out.dk.a = t.ds_rows;
   out.dk.b = t.q_paired + paired;
   out.dk.c = dk;
   out.dq = {.m = dim,
@@ -302,7 +291,7 @@ AttentionGradientPanel Backward::panel_of(const KeyTile& keys, const QueryTile& 
             .a = k_down.data,
             .a_row = k_down.row,
             .a_depth = k_down.depth,
-            .b = kernels_.bf16_units ? b.ds_paired : b.ds_rows,
+            .b = kernels_.bf16_units ? t.ds_paired : t.ds_rows,
             .b_depth = kPanel,
             .c = t.dq + panel * dim + lane,
             .c_row = kPanel,

@@ -75,19 +75,17 @@ BackwardScratch::BackwardScratch(const AttentionLayout& l, Pieces pieces)
   delta = pieces.take<float>(l.tile_rows);
   k_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
   v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
-  for (uint32_t*& x : k_units) x = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
-  for (Buffers& b : buffers) {
-    b.s = pieces.take<float>(kMaxTileKeys * kPanel);
-    b.dp = pieces.take<float>(kMaxTileKeys * kPanel);
-    for (uint32_t** p : {&b.p_rows, &b.ds_rows, &b.ds_paired}) {
-      *p = pieces.take<uint32_t>(bf16 ? kMaxTileKeys * kPanel / 2 : 0);
-    }
-    if (!bf16) {
-      b.p_rows = reinterpret_cast<uint32_t*>(b.s);
-      b.ds_rows = reinterpret_cast<uint32_t*>(b.dp);
-    }
-    b.lse_masked = pieces.take<float>(kPanel);
+  k_units = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
+  s = pieces.take<float>(kMaxTileKeys * kPanel);
+  dp = pieces.take<float>(kMaxTileKeys * kPanel);
+  for (uint32_t** p : {&p_rows, &ds_rows, &ds_paired}) {
+    *p = pieces.take<uint32_t>(bf16 ? kMaxTileKeys * kPanel / 2 : 0);
   }
+  if (!bf16) {
+    p_rows = reinterpret_cast<uint32_t*>(s);
+    ds_rows = reinterpret_cast<uint32_t*>(dp);
+  }
+  lse_masked = pieces.take<float>(kPanel);
   rows = pieces.take<uint32_t>(kPanel * l.row);
   bytes = pieces.used();
 }

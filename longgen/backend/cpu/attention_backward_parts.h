@@ -48,17 +48,15 @@ struct BackwardScratch {
   // Of the key tile.
   uint32_t* k_rows;  // [kMaxTileKeys, row]
   uint32_t* v_rows;
-  uint32_t* k_units[kPipelinePanels];  // of the last key tiles
+  uint32_t* k_units;
   // Of a panel with the key tile.
-  struct Buffers {
-    float* s;  // [kMaxTileKeys, kPanel]
-    float* dp;
-    uint32_t* p_rows;
-    uint32_t* ds_rows;
-    uint32_t* ds_paired;
-    float* lse_masked;  // [kPanel]
-  } buffers[kPipelineBuffers];
-  uint32_t* rows;  // [kPanel, row] f32
+  float* s;  // [kMaxTileKeys, kPanel]
+  float* dp;
+  uint32_t* p_rows;
+  uint32_t* ds_rows;
+  uint32_t* ds_paired;
+  float* lse_masked;  // [kPanel]
+  uint32_t* rows;     // [kPanel, row] f32
 
   BackwardScratch(const AttentionLayout& layout, std::byte* workspace, int64_t thread);
   BackwardScratch(const AttentionLayout& layout, Pieces pieces);

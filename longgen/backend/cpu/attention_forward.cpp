@@ -27,16 +27,16 @@ constexpr double kLog2E = 1.4426950408889634;
 int64_t target_rows(int64_t head_dim) { return std::clamp<int64_t>(65536 / head_dim, 256, 1024); }
 
 struct ThreadScratch {
-  uint32_t* q_columns;            // [panels, row_units, kPanel]
-  uint32_t* k_rows;               // of packed key tiles, [kMaxTileKeys, row] each
-  uint32_t* v_rows;               // [kMaxTileKeys, row]
-  uint32_t* v_units;              // likewise
-  uint32_t* p[kPipelineBuffers];  // [kMaxTileKeys, kPanel]
-  float* s[kPipelineBuffers];     // [kMaxTileKeys, kPanel]
-  float* out;                     // [panels, head_dim, kPanel]
-  float* shift;                   // [tile_rows]
-  float* sum;                     // [tile_rows]
-  float* rows;                    // [kPanel, row]: of a panel, f32
+  uint32_t* q_columns;  // [panels, row_units, kPanel]
+  uint32_t* k_rows;     // of packed key tiles, [kMaxTileKeys, row] each
+  uint32_t* v_rows;     // [kMaxTileKeys, row]
+  uint32_t* v_units;    // likewise
+  uint32_t* p;          // [kMaxTileKeys, kPanel]
+  float* s;             // [kMaxTileKeys, kPanel]
+  float* out;           // [panels, head_dim, kPanel]
+  float* shift;         // [tile_rows]
+  float* sum;           // [tile_rows]
+  float* rows;          // [kPanel, row]: of a panel, f32
   RowMasks masks;
 
   ThreadScratch(const AttentionLayout& l, Pieces& pieces) : masks(l.tile_rows, pieces) {
@@ -45,8 +45,8 @@ struct ThreadScratch {
     k_rows = pieces.take<uint32_t>(kPackedTiles * kMaxTileKeys * l.row_units);
     v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
     v_units = pieces.take<uint32_t>(kPackedTiles * kMaxTileKeys * l.row_units);
-    for (uint32_t*& x : p) x = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * kPanel : 0);
-    for (float*& x : s) x = pieces.take<float>(kMaxTileKeys * kPanel);
+    p = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * kPanel : 0);
+    s = pieces.take<float>(kMaxTileKeys * kPanel);
     out = pieces.take<float>(l.panels() * l.head_dim * kPanel);
     shift = pieces.take<float>(l.tile_rows);
     sum = pieces.take<float>(l.tile_rows);
@@ -114,7 +114,7 @@ class Forward {
   void run_tile(const Item& item, ThreadScratch& t);
   PackedTile pack(const KeyTile& keys, int64_t index, const Item& item, ThreadScratch& t);
   AttentionPanel panel_of(const PackedTile& x, const Item& item, int64_t row, int64_t lanes,
-                          int64_t buffer, ThreadScratch& t);
+                          ThreadScratch& t);
   void run_stream(const Item& item, ThreadScratch& t);
   template <typename T>
   void stream_keys(const Item& item, int64_t rows, const AttentionStreamKernels<T>& stream,
@@ -236,7 +236,6 @@ void Forward::run_tile(const Item& item, ThreadScratch& t) {
   std::fill_n(t.shift, rows, kNoShift);
   std::fill_n(t.sum, rows, 0.0f);
   t.masks.fill(*a_.pattern, item.tile, layout_.group, rows);
-  Pipeline<AttentionPanel> pipeline(kernels_, kernels_.forward);
   std::vector<PackedTile> packed;
   KeyTile keys;
   for (bool more = tiles.next(&keys); more;) {
@@ -248,10 +247,9 @@ void Forward::run_tile(const Item& item, ThreadScratch& t) {
       for (const PackedTile& x : packed) {
         const int64_t begin = std::max(row, x.keys.row_begin);
         const int64_t end = std::min(row + kPanel, x.keys.row_end);
-        if (begin < end) pipeline.push(panel_of(x, item, begin, end - begin, pipeline.buffer(), t));
+        if (begin < end) kernels_.forward(panel_of(x, item, begin, end - begin, t));
       }
     }
-    pipeline.drain();
   }
 }
 
@@ -268,11 +266,10 @@ Forward::PackedTile Forward::pack(const KeyTile& keys, int64_t index, const Item
 }
 
 AttentionPanel Forward::panel_of(const PackedTile& x, const Item& item, int64_t row, int64_t lanes,
-                                 int64_t buffer, ThreadScratch& t) {
+                                 ThreadScratch& t) {
   const int64_t panel = row / kPanel, lane = row % kPanel;
   const int64_t n = round_up<int64_t>(x.keys.keys, 16), padded = layout_.padded_keys(x.keys.keys);
-  float* s = t.s[buffer];
-  uint32_t* p = kernels_.bf16_units ? t.p[buffer] : reinterpret_cast<uint32_t*>(s);
+  uint32_t* p = kernels_.bf16_units ? t.p : reinterpret_cast<uint32_t*>(t.s);
   float* out = t.out + panel * layout_.head_dim * kPanel + lane;
   return {.scores = {.m = n,
                      .n = lanes,
@@ -282,10 +279,10 @@ AttentionPanel Forward::panel_of(const PackedTile& x, const Item& item, int64_t 
                      .a_depth = 1,
                      .b = t.q_columns + panel * layout_.row_units * kPanel + lane,
                      .b_depth = kPanel,
-                     .c = s,
+                     .c = t.s,
                      .c_row = kPanel,
                      .accumulate = false},
-          .softmax = {.s = s,
+          .softmax = {.s = t.s,
                       .p = p,
                       .keys = n,
                       .padded_keys = padded,
@@ -353,12 +350,12 @@ void Forward::stream_keys(const Item& item, int64_t rows, const AttentionStreamK
     more = tiles.next(&next);
     if (!more) next.count = 0;
     for (int64_t i = 0; i < keys.count; ++i) {
-      stream.scores(t.s[0] + i * block_size, kMaxTileKeys, reinterpret_cast<const T*>(t.rows), rows,
+      stream.scores(t.s + i * block_size, kMaxTileKeys, reinterpret_cast<const T*>(t.rows), rows,
                     stream_of(keys, kv.keys, i, keys, kv.values), dim);
     }
     stream_softmax(item, keys, rows, t);
     for (int64_t i = 0; i < keys.count; ++i) {
-      stream.values(t.out, t.s[0] + i * block_size, kMaxTileKeys, rows,
+      stream.values(t.out, t.s + i * block_size, kMaxTileKeys, rows,
                     stream_of(keys, kv.values, i, next, kv.keys), dim);
     }
   }
@@ -368,7 +365,7 @@ void Forward::stream_softmax(const Item& item, const KeyTile& keys, int64_t rows
                              ThreadScratch& t) {
   const int64_t dim = layout_.head_dim, padded = round_up<int64_t>(keys.keys, 16);
   for (int64_t r = 0; r < rows; ++r) {
-    float* s = t.s[0] + r * kMaxTileKeys;
+    float* s = t.s + r * kMaxTileKeys;
     int64_t seen = keys.keys;
     if (keys.diagonal) {
       const int64_t position = item.tile.base + r / layout_.group;

@@ -121,16 +121,8 @@ struct AttentionKernels {
   void (*end)();
 
   void (*product)(const AttentionProduct& args);
-  // One beat of a pipeline through which panels pass in order: softmax (or the gradient) of `now`,
-  // and beside it the products of `next` that come before and those of the panel before, `done`,
-  // that come after; each may be null. Kernels that overlap nothing do all of `next` at once and
-  // need one set of buffers; the others want what a panel writes apart from what its neighbour
-  // does, and what three panels read.
-  bool overlaps;
-  void (*forward)(const AttentionPanel* done, const AttentionPanel* now,
-                  const AttentionPanel* next);
-  void (*backward)(const AttentionGradientPanel* done, const AttentionGradientPanel* now,
-                   const AttentionGradientPanel* next);
+  void (*forward)(const AttentionPanel& panel);
+  void (*backward)(const AttentionGradientPanel& panel);
 
   // dst[c * dst_row + r] = src[r * src_row + c]; rows and cols are multiples of 16.
   void (*transpose)(uint32_t* dst, int64_t dst_row, const uint32_t* src, int64_t src_row,

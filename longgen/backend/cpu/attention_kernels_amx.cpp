@@ -4,10 +4,6 @@
 // A tile of C is 16 x 16 f32; of A 16 rows x 16 units, as stored; of B 16 units of depth x 16
 // columns, which is how right operands lie. TDPBF16PS adds their product. All sizes are multiples
 // of 16 and depths multiples of 16 units (depth_multiple), so one configuration serves every tile.
-//
-// Tiles are multiplied by a unit of their own, for which an instruction is one of 16 cycles: while
-// it works, the vector units take exponentials, if both kinds of instruction come in turns. So a
-// product is also cut into pieces (four dots on 32 x 32 of C), which softmax calls for.
 #include "longgen/backend/cpu/amx_tiles.h"
 #include "longgen/backend/cpu/attention_kernels_impl.h"
 
@@ -83,64 +79,6 @@ void whole_block(const AttentionProduct& p, int64_t i, int64_t j) {
   }
 }
 
-// A list of products, one after the other, cut into pieces.
-class ProductPieces {
- public:
-  void add(const AttentionProduct& p) {
-    list_[size_++] = &p;
-    count_ += (p.m + 31) / 32 * ((p.n + 31) / 32) * ((p.depth + 15) / 16);
-  }
-  int64_t count() const { return count_; }
-
-  LONGGEN_SIMD void run_one() {
-    if (at_ == size_) return;
-    const AttentionProduct& p = *list_[at_];
-    if (i_ + 32 <= p.m && j_ + 32 <= p.n) {
-      if (k_ == 0) begin_block<2, 2>(p, i_, j_);
-      multiply_block<2, 2>(p, i_, j_, k_);
-      k_ += 16;
-      if (k_ < p.depth) return;
-      end_block<2, 2>(p, i_, j_);
-      k_ = 0;
-    } else {
-      edge_block(p, i_, j_);
-    }
-    j_ += 32;
-    if (j_ < p.n) return;
-    j_ = 0;
-    i_ += 32;
-    if (i_ < p.m) return;
-    i_ = 0;
-    ++at_;
-  }
-  // Until the first `products` are done.
-  void finish(int products) {
-    while (at_ < products && at_ < size_) run_one();
-  }
-  void finish() { finish(size_); }
-
- private:
-  const AttentionProduct* list_[5];
-  int size_ = 0, at_ = 0;
-  int64_t count_ = 0;
-  int64_t i_ = 0, j_ = 0, k_ = 0;
-};
-
-// Calls for pieces evenly over a number of steps.
-class EvenPieces {
- public:
-  EvenPieces(ProductPieces& pieces, int64_t steps)
-      : pieces_(pieces), steps_(steps), count_(pieces.count()) {}
-  LONGGEN_SIMD void step() {
-    for (due_ += count_; due_ > 0; due_ -= steps_) pieces_.run_one();
-  }
-
- private:
-  ProductPieces& pieces_;
-  const int64_t steps_, count_;
-  int64_t due_ = 0;
-};
-
 void tile_product(const AttentionProduct& p) {
   for (int64_t i = 0; i < p.m; i += 32) {
     for (int64_t j = 0; j < p.n; j += 32) {
@@ -173,42 +111,6 @@ void pair_columns(uint32_t* dst, int64_t dst_row, const uint16_t* src, int64_t s
   }
 }
 
-// Softmax of a panel with the values of the panel before and the scores of the next.
-void tile_forward(const AttentionPanel* done, const AttentionPanel* now,
-                  const AttentionPanel* next) {
-  ProductPieces pieces;
-  if (done != nullptr) pieces.add(done->values);
-  const int before_scores = done != nullptr;
-  if (next != nullptr) pieces.add(next->scores);
-  if (now != nullptr) {
-    EvenPieces even(pieces, now->softmax.keys / 4);
-    softmax_beside(
-        now->softmax, [&] { even.step(); }, [&] { pieces.finish(before_scores); });
-  }
-  pieces.finish();
-}
-
-// The gradient of a panel with the sums of the panel before and the scores of the next.
-void tile_backward(const AttentionGradientPanel* done, const AttentionGradientPanel* now,
-                   const AttentionGradientPanel* next) {
-  ProductPieces pieces;
-  if (done != nullptr) {
-    pieces.add(done->dv);
-    pieces.add(done->dk);
-    pieces.add(done->dq);
-  }
-  if (next != nullptr) {
-    pieces.add(next->scores);
-    pieces.add(next->dprobabilities);
-  }
-  if (now != nullptr) {
-    const AttentionGradient& a = now->gradient;
-    EvenPieces even(pieces, a.keys / 4 * (a.lanes / kGradientLanes));
-    gradient_beside(a, [&] { even.step(); });
-  }
-  pieces.finish();
-}
-
 constexpr AttentionKernels tile_kernels() {
   AttentionKernels kernels = attention_kernels();
   kernels.depth_multiple = 32;
@@ -216,10 +118,9 @@ constexpr AttentionKernels tile_kernels() {
   kernels.begin = begin_tiles;
   kernels.end = end_tiles;
   kernels.product = tile_product;
-  kernels.overlaps = true;
   kernels.pair_columns = pair_columns;
-  kernels.forward = tile_forward;
-  kernels.backward = tile_backward;
+  kernels.forward = forward<tile_product>;
+  kernels.backward = backward<tile_product>;
   return kernels;
 }
 

@@ -135,10 +135,10 @@ void move_shift(const AttentionSoftmax& a, int64_t lane, Vf* shift) {
   }
 }
 
-// Writes p and returns its sums over the tile. `beside` is called after every four keys.
-template <int kVectors, bool kMasked, typename Beside>
-LONGGEN_SIMD void exponentiate(const AttentionSoftmax& a, int64_t lane, const Vf* shift, Vf* total,
-                               Beside beside) {
+// Writes p and returns its sums over the tile.
+template <int kVectors, bool kMasked>
+LONGGEN_SIMD void exponentiate(const AttentionSoftmax& a, int64_t lane, const Vf* shift,
+                               Vf* total) {
   Vf sum[2][kVectors] = {};
   for (int64_t n = 0; n < a.keys; n += 2) {
     for (int v = 0; v < kVectors; ++v) {
@@ -154,32 +154,25 @@ LONGGEN_SIMD void exponentiate(const AttentionSoftmax& a, int64_t lane, const Vf
       sum[1][v] += high;
       store_paired(a.p, n, at, low, high);
     }
-    if (n & 2) beside();
   }
   for (int v = 0; v < kVectors; ++v) total[v] = sum[0][v] + sum[1][v];
 }
 
-// `before_move` is called before `out` is changed.
-template <int kVectors, bool kMasked, typename Beside, typename BeforeMove>
-LONGGEN_SIMD void softmax_lanes(const AttentionSoftmax& a, int64_t lane, Beside beside,
-                                BeforeMove before_move) {
+template <int kVectors, bool kMasked>
+LONGGEN_SIMD void softmax_lanes(const AttentionSoftmax& a, int64_t lane) {
   Vf shift[kVectors], total[kVectors];
   bool fresh = kMostSum == 0;
   for (int v = 0; v < kVectors; ++v) {
     shift[v] = load(a.shift + lane + v * kLanes);
     fresh |= any_above(broadcast(kNoShift / 2), shift[v]);
   }
-  if (fresh) {
-    before_move();
-    move_shift<kVectors, kMasked>(a, lane, shift);
-  }
-  exponentiate<kVectors, kMasked>(a, lane, shift, total, beside);
+  if (fresh) move_shift<kVectors, kMasked>(a, lane, shift);
+  exponentiate<kVectors, kMasked>(a, lane, shift, total);
   bool fits = true;
   for (int v = 0; v < kVectors; ++v) fits &= all_below(total[v], broadcast(kMostSum));
   if (!fresh && !fits) {
-    before_move();
     move_shift<kVectors, kMasked>(a, lane, shift);
-    exponentiate<kVectors, kMasked>(a, lane, shift, total, [] {});
+    exponentiate<kVectors, kMasked>(a, lane, shift, total);
   }
   for (int v = 0; v < kVectors; ++v) {
     float* sum = a.sum + lane + v * kLanes;
@@ -187,24 +180,22 @@ LONGGEN_SIMD void softmax_lanes(const AttentionSoftmax& a, int64_t lane, Beside 
   }
 }
 
-template <typename Beside, typename BeforeMove>
-LONGGEN_SIMD void softmax_beside(const AttentionSoftmax& a, Beside beside, BeforeMove before_move) {
+void softmax(const AttentionSoftmax& a) {
   for_vectors(a.lanes, [&](auto count, int64_t lane) {
     if (a.mask.position != nullptr) {
-      softmax_lanes<count.value, true>(a, lane, beside, before_move);
+      softmax_lanes<count.value, true>(a, lane);
     } else {
-      softmax_lanes<count.value, false>(a, lane, beside, before_move);
+      softmax_lanes<count.value, false>(a, lane);
     }
   });
   if (a.padded_keys > a.keys) zero_paired(a.p, a.keys, a.padded_keys, a.lanes);
 }
 
-void forward(const AttentionPanel*, const AttentionPanel*, const AttentionPanel* next) {
-  if (next == nullptr) return;
-  product(next->scores);
-  softmax_beside(
-      next->softmax, [] {}, [] {});
-  product(next->values);
+template <void kProduct(const AttentionProduct&)>
+void forward(const AttentionPanel& panel) {
+  kProduct(panel.scores);
+  softmax(panel.softmax);
+  kProduct(panel.values);
 }
 
 // What is rounded to bf16 is far from showing an error of 8e-5.
@@ -237,9 +228,8 @@ LONGGEN_SIMD void store_paired(uint32_t* to, __m512i low, __m512i high) {
   _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi64(first, two, second));
 }
 
-// `beside` is called after every four keys of 32 lanes.
-template <bool kMasked, typename Beside>
-LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane, Beside beside) {
+template <bool kMasked>
+LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane) {
   Vf lse[2], delta[2];
   for (int v = 0; v < 2; ++v) {
     lse[v] = load(a.lse + lane + v * kLanes);
@@ -258,15 +248,14 @@ LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane, Besid
       _mm512_storeu_si512(a.ds_rows + at, ds_of[h]);
     }
     store_paired(a.ds_paired + n / 2 * kPanel + lane, ds_of[0], ds_of[1]);
-    if (n & 2) beside();
   }
 }
 constexpr int64_t kGradientLanes = 32;
 
 #else
 
-template <bool kMasked, typename Beside>
-LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane, Beside) {
+template <bool kMasked>
+LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane) {
   const Vf lse = load(a.lse + lane), delta = load(a.delta + lane);
   for (int64_t n = 0; n < a.keys; ++n) {
     Vf p, ds;
@@ -279,13 +268,12 @@ constexpr int64_t kGradientLanes = kLanes;
 
 #endif
 
-template <typename Beside>
-LONGGEN_SIMD void gradient_beside(const AttentionGradient& a, Beside beside) {
+void gradient(const AttentionGradient& a) {
   for (int64_t lane = 0; lane < a.lanes; lane += kGradientLanes) {
     if (a.mask.position != nullptr) {
-      gradient_lanes<true>(a, lane, beside);
+      gradient_lanes<true>(a, lane);
     } else {
-      gradient_lanes<false>(a, lane, beside);
+      gradient_lanes<false>(a, lane);
     }
   }
   if (a.ds_paired && a.padded_keys > a.keys) {
@@ -293,15 +281,14 @@ LONGGEN_SIMD void gradient_beside(const AttentionGradient& a, Beside beside) {
   }
 }
 
-void backward(const AttentionGradientPanel*, const AttentionGradientPanel*,
-              const AttentionGradientPanel* next) {
-  if (next == nullptr) return;
-  product(next->scores);
-  product(next->dprobabilities);
-  gradient_beside(next->gradient, [] {});
-  product(next->dv);
-  product(next->dk);
-  product(next->dq);
+template <void kProduct(const AttentionProduct&)>
+void backward(const AttentionGradientPanel& panel) {
+  kProduct(panel.scores);
+  kProduct(panel.dprobabilities);
+  gradient(panel.gradient);
+  kProduct(panel.dv);
+  kProduct(panel.dk);
+  kProduct(panel.dq);
 }
 
 // --- layouts ---
@@ -396,9 +383,8 @@ constexpr AttentionKernels attention_kernels() {
           .begin = nullptr,
           .end = nullptr,
           .product = product,
-          .overlaps = false,
-          .forward = forward,
-          .backward = backward,
+          .forward = forward<product>,
+          .backward = backward<product>,
           .transpose = transpose,
           .pair_rows = pair_rows,
           .pair_columns = nullptr,

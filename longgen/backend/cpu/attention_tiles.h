@@ -69,19 +69,22 @@ int64_t tile_tokens_for(const AttentionPattern& pattern, int64_t tokens, int64_t
 void append_query_tiles(std::vector<QueryTile>& tiles, int64_t sequence, int64_t begin, int64_t end,
                         int64_t tile_tokens, int64_t block_size);
 
-// Hands out 64-byte aligned pieces of a workspace; over a null pointer it only measures.
+// Hands out 64-byte aligned pieces of a workspace; over a null pointer it only measures. Between
+// pieces some lines are left out: most have a power of two for their size, and a load that follows
+// a store to the same place of another page waits for it.
 class Pieces {
  public:
   explicit Pieces(std::byte* base) : base_(base) {}
   template <typename T>
   T* take(int64_t count) {
     std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += round_up<int64_t>(count * static_cast<int64_t>(sizeof(T)), 64);
+    used_ += round_up<int64_t>(count * static_cast<int64_t>(sizeof(T)), 64) + kApart;
     return reinterpret_cast<T*>(at);
   }
   int64_t used() const { return used_; }
 
  private:
+  static constexpr int64_t kApart = 5 * 64;
   std::byte* base_;
   int64_t used_ = 0;
 };
@@ -134,45 +137,6 @@ class KeyTiles {
   size_t range_ = 0;
   int64_t range_first_ = 0;   // index of the current range's first block
   int64_t at_ = 0, end_ = 0;  // of the blocks in the order of the ranges
-};
-
-// Panels in the kernels' pipeline: of one the results are summed, of one the exponentials are
-// taken, of one the scores are computed.
-constexpr int64_t kPipelinePanels = 3;
-// Buffers that neighbouring panels write.
-constexpr int64_t kPipelineBuffers = 2;
-
-// Passes panels (AttentionPanel, AttentionGradientPanel) to the kernels in order.
-template <typename Panel>
-class Pipeline {
- public:
-  using Beat = void (*)(const Panel* done, const Panel* now, const Panel* next);
-
-  Pipeline(const AttentionKernels& kernels, Beat beat) : overlaps_(kernels.overlaps), beat_(beat) {}
-  // Which of the buffers the next panel writes.
-  int64_t buffer() const { return overlaps_ ? next_ % kPipelineBuffers : 0; }
-  // Which of kPipelinePanels buffers the index-th key tile fills.
-  int64_t tile_buffer(int64_t index) const { return overlaps_ ? index % kPipelinePanels : 0; }
-  void push(const Panel& panel) {
-    slots_[next_ % kPipelinePanels] = panel;
-    beat_(slot(next_ - 2), slot(next_ - 1), slot(next_));
-    ++next_;
-  }
-  void drain() {
-    if (overlaps_) {
-      beat_(slot(next_ - 2), slot(next_ - 1), nullptr);
-      beat_(slot(next_ - 1), nullptr, nullptr);
-    }
-    next_ = 0;
-  }
-
- private:
-  const Panel* slot(int64_t i) const { return i < 0 ? nullptr : &slots_[i % kPipelinePanels]; }
-
-  const bool overlaps_;
-  const Beat beat_;
-  Panel slots_[kPipelinePanels];
-  int64_t next_ = 0;
 };
 
 // Between its construction and destruction the thread may run products.
