@@ -12,6 +12,7 @@
 #include "longgen/base/log.h"
 #include "longgen/base/mapped_file.h"
 #include "longgen/data/hash.h"
+#include "longgen/formats/json.h"
 
 namespace longgen::train {
 namespace {
@@ -106,14 +107,17 @@ json to_json(const RunState& state, const Optimizer& optimizer) {
   return value;
 }
 
-RunState from_json(const json& value, const std::string& recipe) {
+RunState from_json(const formats::JsonObject& value, const std::string& recipe) {
+  const auto count = [&](std::string_view key) { return value.integer(key, 0, INT64_MAX); };
   RunState state;
-  state.step = value.at("step");
-  state.position = {value.at("epoch"), value.at("sequence")};
-  state.tokens = value.at("tokens");
-  state.seed = value.at("rng").at("seed");
-  state.data_hash = value.at("data_hash");
-  state.backend = value.at("backend");
+  state.step = count("step");
+  state.position = {count("epoch"), count("sequence")};
+  state.tokens = count("tokens");
+  const formats::JsonObject rng = value.object("rng");
+  if (!rng.at("seed").is_number_unsigned()) rng.fail_at("seed", "is not a whole number");
+  state.seed = rng.at("seed").get<uint64_t>();
+  state.data_hash = value.string("data_hash");
+  state.backend = value.string("backend");
   state.recipe = recipe;
   return state;
 }
@@ -140,17 +144,16 @@ void verify(const fs::path& folder) {
 }
 
 RunState read_state(const fs::path& folder, json& value) {
-  try {
-    value = json::parse(read_text_file(folder / "state.json", size_t{1} << 26));
-    return from_json(value, read_text_file(folder / "recipe.toml", size_t{1} << 20));
-  } catch (const json::exception& e) {
-    fail("{}: {}", (folder / "state.json").string(), e.what());
-  }
+  const fs::path file = folder / "state.json";
+  value = formats::read_json_file(file, size_t{1} << 26);
+  return from_json(formats::JsonObject(value, file.string()),
+                   read_text_file(folder / "recipe.toml", size_t{1} << 20));
 }
 
 void check_parameters(const json& value, const Optimizer& optimizer, const fs::path& folder) {
   const json now = to_json({}, optimizer);
-  if (value.at("dtype") != now.at("dtype") || value.at("parameters") != now.at("parameters")) {
+  if (value.value("dtype", json()) != now.at("dtype") ||
+      value.value("parameters", json()) != now.at("parameters")) {
     fail("{}: holds another model than the recipe describes; use another output folder",
          folder.string());
   }
