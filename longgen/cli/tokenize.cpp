@@ -102,7 +102,9 @@ class TokenizeCommand : public Command {
 
   void encode(std::string_view text) {
     if (!warned_ && text.find_first_of(missing_) != text.npos) {
-      warn("the vocabulary has no token for some control characters of the text; they are dropped");
+      warn(
+          "the vocabulary has no token for some bytes of the text (control characters, or bytes "
+          "that are not UTF-8); they are dropped, or become the unknown token");
       warned_ = true;
     }
     const auto ids = tokenizer_->encode(text, {.add_bos = bos_, .parse_special = special_});

@@ -15,8 +15,9 @@ namespace longgen::tokenizer {
 // From tokenizer.ggml.*. Throws Error naming the file and the key.
 std::unique_ptr<Tokenizer> load_gguf_tokenizer(const formats::GgufFile& gguf);
 
-// From tokenizer.json or tokenizer.model, with tokenizer_config.json, special_tokens_map.json,
-// generation_config.json and chat_template.jinja beside them. Throws Error naming file and field.
+// From the first of these that is there: tokenizer.json, tokenizer.model, GPT-2's vocab.json with
+// merges.txt; and tokenizer_config.json, special_tokens_map.json and chat_template.jinja beside it.
+// Throws Error naming file and field.
 std::unique_ptr<Tokenizer> load_hf_tokenizer(const std::filesystem::path& directory);
 
 // A GGUF file or a Hugging Face directory.
