@@ -131,6 +131,26 @@ TEST_F(Chat, SaysWhenATemplateRewritesTheConversation) {
   EXPECT_THAT(result.err, HasSubstr("the template changes what was said before (from token 0"));
 }
 
+TEST_F(Chat, SaysWhenSparseLayersNoLongerHoldWhatIsUnchanged) {
+  const auto converted = testing::run_program(
+      LONGGEN_PROGRAM,
+      {"convert", std::string(LONGGEN_SOURCE_DIR) + "/demo/model", "-o",
+       (folder_ / "hybrid").string(), "--hybrid", "full=middle:2 sparse=local:2,sink:1,block:16"},
+      folder_);
+  ASSERT_EQ(converted.code, 0) << converted.err;
+  fs::remove_all(folder_ / "model");
+  fs::rename(folder_ / "hybrid", folder_ / "model");
+  // Only the last message has an end mark: the next turn takes it away again.
+  write("chat.jinja", "{% for m in messages %}{{ m.content }}{{ '#' if loop.last }}\n{% endfor %}");
+  const auto result = chat({"-p", "It was the best of times, it was the worst of times", "-p",
+                            "it was the age of wisdom", "-n", "90", "--json"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("the template changes what was said before"));
+  EXPECT_THAT(result.err, HasSubstr("unchanged tokens are among them, because the sparse layers"));
+  EXPECT_LT(json(result)["replies"][1]["kept_tokens"].get<int>(),
+            json(result)["replies"][0]["prompt_tokens"].get<int>());
+}
+
 TEST_F(Chat, AFullContextIsSaidClearly) {
   const auto result = chat({"-p", "It was", "--context", "24", "-n", "100"});
   EXPECT_EQ(result.code, 0) << result.err;
