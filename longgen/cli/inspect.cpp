@@ -1,8 +1,10 @@
 // longgen inspect: what a model is, and what its keys and values cost at a length.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "longgen/base/error.h"
 #include "longgen/base/units.h"
@@ -59,6 +61,14 @@ std::string_view rope_name(model::RopeKind kind) {
   return "default";
 }
 
+std::string position_name(const model::ModelConfig& c) {
+  if (c.position == model::PositionKind::kLearned) return "learned";
+  const std::string part = c.rotary_dim == c.head_dim
+                               ? ""
+                               : fmt::format(" on {} of {} channels", c.rotary_dim, c.head_dim);
+  return fmt::format("RoPE {} base {}{}", rope_name(c.rope.kind), c.rope.theta, part);
+}
+
 class InspectCommand : public Command {
  public:
   std::string name() const override { return "inspect"; }
@@ -109,10 +119,17 @@ class InspectCommand : public Command {
                c.num_kv_heads);
     fmt::print("vocabulary    {}, head {}\n", c.vocab_size,
                c.tie_word_embeddings ? "tied to the embedding" : "of its own");
-    fmt::print("positions     {}, RoPE {} base {}\n", c.max_position_embeddings,
-               rope_name(c.rope.kind), c.rope.theta);
-    fmt::print("parameters    {} ({}): {} as f32, {} as bf16\n\n", count_name(parameters),
-               parameters, format_bytes(parameters * 4), format_bytes(parameters * 2));
+    fmt::print("positions     {}, {}\n", c.max_position_embeddings, position_name(c));
+    if (c.native_window > 0) {
+      fmt::print("              (trained with a sliding window of {}; more takes longgen extend)\n",
+                 c.native_window);
+    }
+    fmt::print("parameters    {} ({}): {} as f32, {} as bf16\n", count_name(parameters), parameters,
+               format_bytes(parameters * 4), format_bytes(parameters * 2));
+    if (const auto kept = quantized_weights(file, c)) {
+      fmt::print("              {} as stored ({})\n", format_bytes(kept->bytes), kept->types);
+    }
+    fmt::print("\n");
   }
 
   void print_table(const model::KvSize& size, int64_t context, DType dtype) const {
@@ -127,6 +144,25 @@ class InspectCommand : public Command {
     fmt::print("{:<64} {:>12}\n", "total", format_bytes(size.bytes));
     fmt::print("{:<64} {:>12}  ({:.1f} %)\n", "all layers full", format_bytes(size.all_full_bytes),
                percent(size));
+  }
+
+  // The weights as generate keeps them; none when the file quantises nothing that products take as
+  // it is.
+  struct QuantizedWeights {
+    int64_t bytes;
+    std::string types;
+  };
+  std::optional<QuantizedWeights> quantized_weights(const formats::ModelFile& file,
+                                                    const model::ModelConfig& config) const {
+    const std::vector<WeightScheme> schemes = file.weight_schemes();
+    if (std::all_of(schemes.begin(), schemes.end(),
+                    [](WeightScheme scheme) { return scheme == WeightScheme::kPlain; })) {
+      return std::nullopt;
+    }
+    NoMemory nothing;
+    const model::ParameterSet weights("weights", config, dtype_or(*common_, DType::kBF16), nothing,
+                                      schemes);
+    return QuantizedWeights{weights.bytes(), weights.description()};
   }
 
   static double percent(const model::KvSize& size) {
@@ -151,8 +187,10 @@ class InspectCommand : public Command {
     json["vocab_size"] = c.vocab_size;
     json["tie_word_embeddings"] = c.tie_word_embeddings;
     json["max_position_embeddings"] = c.max_position_embeddings;
+    if (c.native_window > 0) json["native_window"] = c.native_window;
     json["rope"] = {{"type", rope_name(c.rope.kind)}, {"theta", c.rope.theta}};
     json["parameters"] = model::parameter_count(c);
+    if (const auto kept = quantized_weights(file, c)) json["quantized_bytes"] = kept->bytes;
     json["context"] = context;
     json["kv_dtype"] = dtype_name(dtype);
     json["kv_layers"] = Json::array();
