@@ -1,5 +1,6 @@
 # Files named *_avx2.cpp, *_avxvnni.cpp, *_avx512.cpp, *_avx512vnni.cpp, *_avx512bf16.cpp, *_amx.cpp are
-# compiled for that instruction set and entered only after the processor was asked (cpu_features.h). Everything else stays baseline.
+# compiled for that instruction set and entered only after the processor was asked (cpu_features.h).
+# Everything else stays baseline.
 file(GLOB cpu_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.cpp)
 # GCC 12 warns of its own intrinsics' deliberately undefined operands (GCC bug 105593).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
