@@ -5,13 +5,46 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
+#include <csignal>
 #include <cstring>
+#include <vector>
 
 #include "longgen/base/error.h"
 
 namespace longgen {
 
+namespace {
+
+// The number at the end of a leftover's name; 0 when it is none.
+pid_t process_of(std::string_view name, std::string_view prefix) {
+  if (!name.starts_with(prefix)) return 0;
+  const std::string_view number = name.substr(prefix.size());
+  pid_t pid = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), pid);
+  return error == std::errc() && end == number.data() + number.size() && pid > 0 ? pid : 0;
+}
+
+bool is_gone(pid_t pid) { return kill(pid, 0) != 0 && errno == ESRCH; }
+
+}  // namespace
+
+void remove_leftovers(const std::filesystem::path& directory, std::string_view prefix) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  std::vector<fs::path> leftovers;
+  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
+    const pid_t pid = process_of(it->path().filename().string(), prefix);
+    fs::path aside = it->path();
+    aside += "-old";
+    if (pid != 0 && is_gone(pid) && !fs::exists(aside, error)) leftovers.push_back(it->path());
+  }
+  for (const fs::path& path : leftovers) fs::remove_all(path, error);
+}
+
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  remove_leftovers(path_.has_parent_path() ? path_.parent_path() : ".",
+                   path_.filename().string() + ".tmp-");
   temporary_ = path_;
   temporary_ += ".tmp-" + std::to_string(getpid());
   fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);

@@ -9,9 +9,15 @@
 
 namespace longgen {
 
+// Removes files and folders in `directory` that are called `prefix` + the number of a process that
+// no longer runs: what a killed writer left. Where a killed exchange left the folder that it moved
+// aside too ("...-old"), nothing is touched: it may be somebody's only copy. Errors are ignored.
+void remove_leftovers(const std::filesystem::path& directory, std::string_view prefix);
+
 class AtomicFile {
  public:
-  // Opens `path` + ".tmp-<pid>" for writing. Throws Error naming the file.
+  // Opens `path` + ".tmp-<pid>" for writing, after removing those of processes that are gone.
+  // Throws Error naming the file.
   explicit AtomicFile(std::filesystem::path path);
   // Removes the temporary file unless commit() succeeded.
   ~AtomicFile();

@@ -198,6 +198,7 @@ ModelWriter::ModelWriter(const fs::path& directory, const model::ModelConfig& co
   if (error) {
     fail("cannot create folder {}: {}", target_.parent_path().string(), error.message());
   }
+  remove_leftovers(target_.parent_path(), fmt::format(".{}.tmp-", target_.filename().string()));
   check_space();
   fs::remove_all(staging, error);  // of an earlier process with this number
   if (!fs::create_directory(staging, error)) {

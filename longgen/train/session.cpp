@@ -41,6 +41,7 @@ class ScratchFolder {
 
 // Of the files that the tokenizer would be saved as: all that decides which ids a text gets.
 std::string tokenizer_fingerprint(const tokenizer::Tokenizer& tokenizer, const fs::path& scratch) {
+  remove_leftovers(scratch, ".tokenizer-");
   const ScratchFolder folder(scratch / fmt::format(".tokenizer-{}", ::getpid()));
   tokenizer.save(folder.path());
   std::map<std::string, std::string> hashes;
