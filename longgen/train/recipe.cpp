@@ -148,6 +148,44 @@ void read_table(const std::vector<RecipeKey>& keys, const toml::table& table,
   }
 }
 
+// Behind the string that begins at `at`.
+size_t end_of_string(std::string_view text, size_t at) {
+  const char quote = text[at];
+  const std::string three(3, quote);
+  const bool multiline = text.substr(at, 3) == three;
+  for (at += multiline ? 3 : 1; at < text.size(); ++at) {
+    if (text[at] == '\\' && quote == '"') {
+      ++at;
+    } else if (multiline && text.substr(at, 3) == three) {
+      at += 3;
+      while (at < text.size() && text[at] == quote) ++at;  // up to two belong to the string
+      return at;
+    } else if (!multiline && (text[at] == quote || text[at] == '\n')) {
+      return at + 1;
+    }
+  }
+  return text.size();
+}
+
+// TOML has characters beyond ASCII in strings and comments alone. toml++ 3.3 meets others with
+// undefined behaviour (is_non_ascii_horizontal_whitespace), so they do not come that far.
+void refuse_stray_characters(std::string_view text, const std::string& file) {
+  size_t at = text.starts_with("\xEF\xBB\xBF") ? 3 : 0;
+  while (at < text.size()) {
+    const char c = text[at];
+    if (c == '#') {
+      at = std::min(text.find('\n', at), text.size());
+    } else if (c == '"' || c == '\'') {
+      at = end_of_string(text, at);
+    } else if (static_cast<unsigned char>(c) < 0x80) {
+      ++at;
+    } else {
+      fail_usage("{}:{}: a character beyond ASCII outside of quotes; quote the text it belongs to",
+                 file, 1 + std::count(text.begin(), text.begin() + static_cast<int64_t>(at), '\n'));
+    }
+  }
+}
+
 void check(bool good, std::string_view key, const auto& value, std::string_view allowed) {
   if (!good) fail_usage("{}: {} is not {}", key, value, allowed);
 }
@@ -156,6 +194,7 @@ void check(bool good, std::string_view key, const auto& value, std::string_view 
 
 std::vector<std::string> read_recipe(Recipe& recipe, std::string_view text,
                                      const std::string& file_name) {
+  refuse_stray_characters(text, file_name);
   toml::table table;
   try {
     table = toml::parse(text);

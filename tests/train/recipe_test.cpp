@@ -95,6 +95,17 @@ TEST(Recipe, ASectionHeaderOverTwoLinesIsAnError) {
   }
 }
 
+TEST(Recipe, CharactersBeyondAsciiStandInQuotesAndComments) {
+  EXPECT_THAT(error_of_text("\n\nh\u00e9 = 1\n"), HasSubstr("r.toml:3: a character beyond ASCII"));
+  EXPECT_THAT(error_of_text("output = 'x'\n\u0493\n"), HasSubstr("r.toml:2"));
+  EXPECT_THAT(error_of_text("output = \"\"\"a\"\"\"\"\u00e9\n"), HasSubstr("r.toml:1"));
+  Recipe recipe;
+  read_recipe(recipe, "# \u00e9\noutput = \"\u00e9\\\"\u00e9\" # '\u00e9\n", "r.toml");
+  EXPECT_EQ(recipe.output, "\u00e9\"\u00e9");
+  read_recipe(recipe, "\xEF\xBB\xBFoutput = \'\'\'\u00e9\n\u00e9\'\'\'\n", "r.toml");
+  EXPECT_EQ(recipe.output, "\u00e9\n\u00e9");
+}
+
 TEST(Recipe, AnEndlessOrUnprintableKeyIsQuotedInShort) {
   const std::string text = error_of_text("\"\\u001b[2J" + std::string(100'000, 'k') + "\" = 1\n");
   EXPECT_THAT(text, AllOf(HasSubstr("unknown key ?[2Jkkk"), Not(HasSubstr("\x1b"))));
