@@ -52,7 +52,7 @@ struct TrainRecipe {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, clip = 1;
   std::string dtype = "bf16";
   uint64_t seed = 0;
-  bool recompute = true;
+  bool recompute = true, recompute_attention = true;
   int64_t mlp_chunk = 2048, loss_chunk = 512;
   int64_t eval_every = 0, eval_tokens = int64_t{1} << 18;
   int64_t checkpoint_every = 0;

@@ -155,6 +155,10 @@ std::vector<RecipeKey> train_keys(TrainRecipe& t) {
       {"train.seed", "Seed of initial weights and data order", &t.seed},
       {"train.recompute", "Run layers again in backward instead of keeping activations",
        &t.recompute, false},
+      {"train.recompute_attention",
+       "With train.recompute: attention too; false keeps its activations (four times the memory of "
+       "the layers' inputs) and runs the MLP alone again",
+       &t.recompute_attention, false},
       {"train.mlp_chunk", "Tokens a chunk of the MLP", &t.mlp_chunk},
       {"train.loss_chunk", "Tokens a chunk of head and loss", &t.loss_chunk},
       {"train.eval_every", "Steps between evaluations; 0: at the start and the end only",

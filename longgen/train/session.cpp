@@ -170,7 +170,8 @@ TrainerOptions trainer_options(const TrainRecipe& t, const Plan& plan) {
                         .clip = t.clip},
           .pass = {.recompute = t.recompute,
                    .mlp_chunk = std::min(t.mlp_chunk, t.length),
-                   .loss_chunk = std::min(t.loss_chunk, t.length)}};
+                   .loss_chunk = std::min(t.loss_chunk, t.length),
+                   .recompute_attention = t.recompute_attention}};
 }
 
 RunOptions run_options(const Recipe& recipe, int64_t steps, const SessionOptions& options) {
