@@ -68,9 +68,10 @@ class ModelChoice {
   std::string path_, shape_ = "smollm2-135m", hybrid_;
 };
 
-// A model with weights in memory.
+// A model with weights in memory: in that of `owner` where it is set, which must outlive them.
 struct Loaded {
   model::ModelConfig config;
+  std::unique_ptr<Backend> owner;
   std::unique_ptr<model::ParameterSet> weights;
 };
 
@@ -109,7 +110,8 @@ class BenchServingCommand : public Command {
       ModelLoader loader(model_.path(), *common_);
       const auto config = model_.hybridised(loader.config());
       loader.check_memory(other_bytes(config, loader.dtype(), backend), "cache and activations");
-      return {config, std::move(loader).load().weights};
+      LoadedModel loaded = std::move(loader).load();
+      return {config, std::move(loaded.backend), std::move(loaded.weights)};
     }
     const model::ModelConfig config = model_.config();
     const DType dtype = bench_dtype(*common_, backend);
@@ -118,7 +120,7 @@ class BenchServingCommand : public Command {
     auto weights =
         std::make_unique<model::ParameterSet>("weights", config, dtype, backend.memory());
     bench::fill_random(*weights, common_->seed);
-    return {config, std::move(weights)};
+    return {config, nullptr, std::move(weights)};
   }
 
   const CommonOptions* common_ = nullptr;
