@@ -17,7 +17,7 @@
 
 namespace longgen {
 
-// Narrow enough that two panels' scores with a key tile, and outputs, stay in the nearest cache.
+// Narrow enough that a panel's scores with a key tile, and its outputs, stay in the nearest cache.
 constexpr int64_t kPanel = 32;
 
 // C [m, n] f32 (+)= A B: A's unit (i, k) is at a[i * a_row + k * a_depth], B's unit (k, j) at
@@ -114,13 +114,12 @@ struct AttentionStreamKernels {
 struct AttentionKernels {
   bool bf16_units;         // else f32
   int64_t depth_multiple;  // elements: depths are padded with zeros to a multiple of this
-  bool rows_only;          // left operands must have a_depth == 1: paired ones are transposed first
+  bool rows_only;          // left operands must have a_depth == 1: pair_columns() makes them
 
   // Called by a thread before and after its products (to set up tile registers); may be null.
   void (*begin)();
   void (*end)();
 
-  void (*product)(const AttentionProduct& args);
   void (*forward)(const AttentionPanel& panel);
   void (*backward)(const AttentionGradientPanel& panel);
 

@@ -1,5 +1,4 @@
-// Attention kernels for AMX: products by tiles of 16 rows x 64 bytes, the rest by AVX-512, the two
-// side by side.
+// Attention kernels for AMX: products by tiles of 16 rows x 64 bytes, the rest by AVX-512.
 //
 // A tile of C is 16 x 16 f32; of A 16 rows x 16 units, as stored; of B 16 units of depth x 16
 // columns, which is how right operands lie. TDPBF16PS adds their product. All sizes are multiples
@@ -117,7 +116,6 @@ constexpr AttentionKernels tile_kernels() {
   kernels.rows_only = true;
   kernels.begin = begin_tiles;
   kernels.end = end_tiles;
-  kernels.product = tile_product;
   kernels.pair_columns = pair_columns;
   kernels.forward = forward<tile_product>;
   kernels.backward = backward<tile_product>;

@@ -382,7 +382,6 @@ constexpr AttentionKernels attention_kernels() {
           .rows_only = false,
           .begin = nullptr,
           .end = nullptr,
-          .product = product,
           .forward = forward<product>,
           .backward = backward<product>,
           .transpose = transpose,
