@@ -171,12 +171,15 @@ size_t end_of_string(std::string_view text, size_t at) {
 // undefined behaviour (is_non_ascii_horizontal_whitespace), so they do not come that far.
 void refuse_stray_characters(std::string_view text, const std::string& file) {
   size_t at = text.starts_with("\xEF\xBB\xBF") ? 3 : 0;
+  char before = '\n';  // the last character that is no blank
   while (at < text.size()) {
     const char c = text[at];
+    const char last = before;
+    if (c != ' ' && c != '\t') before = c;
     if (c == '#') {
       at = std::min(text.find('\n', at), text.size());
-    } else if (c == '"' || c == '\'') {
-      at = end_of_string(text, at);
+    } else if ((c == '"' || c == '\'') && std::string_view("\n=,[{.").find(last) != text.npos) {
+      at = end_of_string(text, at);  // elsewhere a quote begins nothing
     } else if (static_cast<unsigned char>(c) < 0x80) {
       ++at;
     } else {
