@@ -10,7 +10,7 @@ MODEL := $(or $(LONGGEN_TEST_MODEL),$(CACHE)/SmolLM2-135M-Instruct.Q4_1.gguf)
 
 PREFIX ?= /usr/local
 
-.PHONY: help setup build install demo demo-seeds test model compare format lint clean
+.PHONY: help setup build install demo demo-seeds test model compare format lint clean fuzz
 
 help:
 	@echo "make demo        set up, build, and run the whole loop on an embedded tiny model"
@@ -20,6 +20,7 @@ help:
 	@echo "make compare     peers and longgen side by side; ROWS='prefill-2k decode-0' selects (bench/compare)"
 	@echo "make demo-seeds  the demo under five seeds"
 	@echo "make model       fetch SmolLM2-135M-Instruct (98 MB GGUF) into $(CACHE)"
+	@echo "make fuzz        every reader under libFuzzer and sanitizers (needs clang; docs/fuzzing.md)"
 	@echo "make format lint clang-format and clang-tidy"
 
 setup:
@@ -58,6 +59,9 @@ format:
 lint: build
 	git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run -Werror
 	git ls-files 'longgen/*.cpp' | xargs -P $(JOBS) -n 4 clang-tidy -p $(BUILD) --quiet
+
+fuzz:
+	@scripts/fuzz.sh $(FUZZ_EXECUTIONS)
 
 clean:
 	rm -rf build

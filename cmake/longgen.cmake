@@ -14,6 +14,12 @@ if(LONGGEN_SANITIZE)
                          -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(longgen_options INTERFACE -fsanitize=${LONGGEN_SANITIZE})
 endif()
+if(LONGGEN_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "LONGGEN_FUZZ needs clang: configure with the preset fuzz")
+  endif()
+  target_compile_options(longgen_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # longgen_room(NAME [SUBFOLDERS a b] DEPENDS targets...): a static library longgen_NAME of every .cpp
 # in longgen/NAME (and the given subfolders).

@@ -1,0 +1,144 @@
+
+
+#include <vector>
+
+#include "longgen/base/error.h"
+#include "longgen/formats/gguf.h"
+#include "longgen/formats/hf_config.h"
+#include "longgen/formats/model_file.h"
+#include "longgen/formats/safetensors.h"
+#include "longgen/model/kv_size.h"
+#include "longgen/tokenizer/load.h"
+#include "tests/fuzz/memory_file.h"
+#include "tests/fuzz/target.h"
+
+namespace longgen::fuzz {
+namespace {
+
+using namespace formats;
+
+// A small file cannot hold more than this; what claims to is an error before it is allocated.
+constexpr int64_t kMaxElements = int64_t{1} << 16;
+
+int64_t numel(const std::vector<int64_t>& shape) {
+  int64_t product = 1;
+  for (const int64_t dim : shape) {
+    if (__builtin_mul_overflow(product, dim, &product)) return kMaxElements + 1;
+  }
+  return product;
+}
+
+void read_every_tensor(const SafetensorsFile& file) {
+  std::vector<float> out(kMaxElements);
+  for (const SafetensorsEntry& entry : file.tensors()) {
+    check(file.find(entry.name) == &entry, "a listed tensor is found by its name");
+    check(!entry.shape_string().empty(), "a tensor describes itself");
+    const bool small = entry.shape.size() >= 1 && entry.shape.size() <= 4;
+    const int64_t count = numel(entry.shape);
+    if (!small || count < 1 || count > kMaxElements) continue;
+    expect_clear_error(file.path().string(),
+                       [&] { file.read(entry, Tensor(out.data(), DType::kF32, entry.shape)); });
+  }
+}
+
+void read_rows_of(const GgufFile& file, const GgufTensor& tensor) {
+  const int64_t columns = tensor.shape.back(), rows = numel(tensor.shape) / columns;
+  check(!tensor.shape_string().empty(), "a tensor describes itself");
+  if (columns > kMaxElements || rows < 1) return;
+  std::vector<float> out(static_cast<size_t>(columns));
+  for (const int64_t row : {int64_t{0}, rows - 1}) file.read_rows(tensor, row, 1, out.data());
+}
+
+// Every parameter, as a program that loads the model would.
+void read_parameters(const ModelFile& file) {
+  file.check_weights();
+  std::vector<float> out(kMaxElements);
+  for (const model::ParamSpec& spec : model::param_specs(file.config())) {
+    if (spec.numel() > kMaxElements) continue;
+    file.read_weight(spec.name, Tensor(out.data(), DType::kF32, spec.shape));
+  }
+}
+
+void use_tokenizer(const tokenizer::Tokenizer& tokenizer) {
+  const auto ids = tokenizer.encode("Hello <s>world\xF0\x9F\x98\x80 42\xFF");
+  for (const int32_t id : ids) {
+    check(id >= 0 && id < tokenizer.vocab_size(), "ids lie in the vocabulary");
+  }
+  (void)tokenizer.decode(ids);
+}
+
+}  // namespace
+
+void run_safetensors(std::string_view bytes) {
+  const MemoryFile file(bytes);
+  expect_clear_error(file.path().string(),
+                     [&] { read_every_tensor(SafetensorsFile(file.path())); });
+}
+
+// The index of a sharded model, beside two shards that are whole.
+void run_safetensors_index(std::string_view bytes) {
+  static const MemoryFolder folder;
+  static const bool written = [] {
+    const auto shard = [](const char* name, const std::string& tensor) {
+      SafetensorsWriter writer(folder.path() / name, {{tensor, DType::kF32, {1}}});
+      float value = 1;
+      writer.write(Tensor(&value, DType::kF32, {1}));
+      writer.commit();
+    };
+    shard("a.safetensors", "x");
+    shard("b.safetensors", "y");
+    return true;
+  }();
+  (void)written;
+  folder.write("model.safetensors.index.json", bytes);
+  expect_clear_error(folder.path().string(), [&] {
+    const ShardedSafetensors sharded(folder.path());
+    for (const std::string& name : sharded.names()) {
+      check(sharded.find(name) != nullptr, "a listed tensor is found by its name");
+      read_every_tensor(sharded.file_of(name));
+    }
+  });
+}
+
+void run_gguf(std::string_view bytes) {
+  const MemoryFile memory(bytes);
+  const std::string name = memory.path().string();
+  expect_clear_error(name, [&] {
+    const GgufFile file(memory.path());
+    for (const GgufTensor& tensor : file.tensors()) {
+      check(file.find(tensor.name) == &tensor, "a listed tensor is found by its name");
+      expect_clear_error(name, [&] { read_rows_of(file, tensor); });
+    }
+    expect_clear_error(name, [&] { use_tokenizer(*tokenizer::load_gguf_tokenizer(file)); });
+    expect_clear_error(name, [&] {
+      const ModelFile model = ModelFile::open(memory.path());
+      (void)model.lossless_dtype();
+      (void)model::kv_size(model.config(), 131072, DType::kBF16);
+      read_parameters(model);
+    });
+  });
+}
+
+void run_hf_config(std::string_view bytes) {
+  constexpr const char* kFile = "config.json";
+  expect_clear_error(kFile, [&] {
+    const HfConfig config = read_hf_config(parse_json(bytes, kFile), kFile);
+    const auto size = model::kv_size(config.model, 131072, DType::kBF16);
+    check(size.bytes >= 0 && size.bytes <= size.all_full_bytes,
+          "a hybrid's cache is at most the full one");
+    if (config.model.num_layers <= 64) (void)model::parameter_count(config.model);
+    // What was read can be written, and then reads the same.
+    std::string text;
+    try {
+      text = write_hf_config(config.model, DType::kBF16, config.extras);
+    } catch (const Error&) {
+      return;  // a switch that the family's files cannot express
+    }
+    const HfConfig again = read_hf_config(parse_json(text, kFile), kFile);
+    check(again.model.patterns == config.model.patterns, "patterns survive writing");
+    check(again.model.rope == config.model.rope, "RoPE settings survive writing");
+    check(again.extras == config.extras, "other keys survive writing");
+  });
+}
+
+}  // namespace longgen::fuzz

@@ -1,0 +1,41 @@
+// Files that live in memory but have a path, for readers that take one.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace longgen::fuzz {
+
+class MemoryFile {
+ public:
+  explicit MemoryFile(std::string_view bytes);
+  ~MemoryFile();
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  int fd_ = -1;
+  std::filesystem::path path_;
+};
+
+// A folder in memory (/dev/shm) that goes away with the object.
+class MemoryFolder {
+ public:
+  MemoryFolder();
+  ~MemoryFolder();
+  MemoryFolder(const MemoryFolder&) = delete;
+  MemoryFolder& operator=(const MemoryFolder&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  // Writes a file whole; its folder is made.
+  void write(const std::string& name, std::string_view bytes) const;
+  void remove(const std::string& name) const;
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace longgen::fuzz
