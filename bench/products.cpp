@@ -23,7 +23,8 @@ class Matrices {
         arena_("products", backend.memory(), capacity(c)) {
     x_ = random({c.m, c.k}, 1);
     y_ = random({c.m, c.n}, 2);
-    for (int64_t i = 0; i < copies_; ++i) weights_.push_back(random({c.n, c.k}, 3));
+    const Tensor all = random({copies_ * c.n, c.k}, 3);
+    for (int64_t i = 0; i < copies_; ++i) weights_.push_back(all.slice(0, i * c.n, c.n));
     if (c.product == Product::kWeight) {
       dw_ = arena_.allocate("dw", accumulation_dtype(c.dtype), {c.n, c.k});
       backend_.zero(dw_);
