@@ -8,7 +8,8 @@
 namespace longgen::cli {
 
 void add_common_options(CLI::App& app, CommonOptions& options) {
-  app.add_option("--device", options.device, "Where to run: cpu, cuda or cuda:N")
+  app.add_option("--device", options.device,
+                 "Where to run: cpu; train and extend also cuda or cuda:N")
       ->capture_default_str()
       ->group("Common");
   app.add_option("--dtype", options.dtype,
@@ -43,6 +44,16 @@ std::unique_ptr<Backend> make_backend(const CommonOptions& options) {
     }
   }
   fail_usage("unknown device \"{}\"; use cpu, cuda or cuda:N", options.device);
+}
+
+std::unique_ptr<Backend> make_host_backend(const CommonOptions& options) {
+  if (options.device.starts_with("cuda")) {
+    fail_usage(
+        "--device {}: train and extend run on a GPU, this command does not yet; use "
+        "--device cpu",
+        options.device);
+  }
+  return make_backend(options);
 }
 
 DType dtype_or(const CommonOptions& options, DType fallback) {

@@ -15,7 +15,7 @@ namespace longgen::cli {
 ModelLoader::ModelLoader(const std::string& path, const CommonOptions& common, WeightForm form)
     : file_(formats::ModelFile::open(path)),
       config_(file_.config()),
-      backend_(make_backend(common)) {
+      backend_(make_host_backend(common)) {
   require(file_.has_weights(), "{} has no weights; give a model folder or a GGUF file", path);
   tokenizer_ = tokenizer::Tokenizer::load(file_);
   choose_weights(common, form);
