@@ -31,7 +31,10 @@ uint32_t BpeMerges::rank_of(int32_t left, int32_t right) const {
 void BpeMerges::apply(std::vector<int32_t>& symbols, Scratch& scratch) const {
   const auto count = static_cast<int32_t>(symbols.size());
   if (count < 2) return;
-  auto& [heap, ranks, next, previous] = scratch;
+  // Not a structured binding: clang before 16 does not capture those in a lambda.
+  std::vector<uint64_t>& heap = scratch.heap;
+  std::vector<uint32_t>& ranks = scratch.ranks;
+  std::vector<int32_t>&next = scratch.next, &previous = scratch.previous;
   heap.clear();
   ranks.resize(count);
   next.resize(count);
