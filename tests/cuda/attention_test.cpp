@@ -110,21 +110,21 @@ AttentionResult run_on_gpu(Backend& backend, const AttentionProblem& p) {
                              .workspace = {}});
   const int64_t bytes = backend.attention_backward_workspace_bytes({t, heads, kv, dim, c.dtype});
   const size_t work = x.add(DType::kF32, {1, 1, bytes / 4});
-  backend.attention_backward({.dq = x[dq],
-                              .dk = x[dk],
-                              .dv = x[dv],
-                              .dout = x[dout],
-                              .out = x[out],
-                              .q = x[q],
-                              .k = x[k],
-                              .v = x[v],
-                              .lse = flat_lse,
-                              .documents = p.documents,
-                              .kv_head_begin = c.kv_head_begin,
-                              .pattern = &c.pattern,
-                              .scale = p.scale,
-                              .workspace = {static_cast<std::byte*>(x[work].raw()),
-                                            static_cast<size_t>(bytes)}});
+  backend.attention_backward(
+      {.dq = x[dq],
+       .dk = x[dk],
+       .dv = x[dv],
+       .dout = x[dout],
+       .out = x[out],
+       .q = x[q],
+       .k = x[k],
+       .v = x[v],
+       .lse = flat_lse,
+       .documents = p.documents,
+       .kv_head_begin = c.kv_head_begin,
+       .pattern = &c.pattern,
+       .scale = p.scale,
+       .workspace = {static_cast<std::byte*>(x[work].raw()), static_cast<size_t>(bytes)}});
   return {x.values(out), x.values(lse), x.values(dq), x.values(dk), x.values(dv)};
 }
 
@@ -159,8 +159,12 @@ TEST_F(CudaAttention, ForwardAndBackward) {
 }
 
 TEST_F(CudaAttention, EqualBitsOverRepeats) {
-  AttentionShapeCase c{.dtype = DType::kBF16, .q_heads = 6, .kv_heads = 2, .head_dim = 64,
-                       .rows = 1000, .pattern = pattern(64, 3, 1, 5)};
+  AttentionShapeCase c{.dtype = DType::kBF16,
+                       .q_heads = 6,
+                       .kv_heads = 2,
+                       .head_dim = 64,
+                       .rows = 1000,
+                       .pattern = pattern(64, 3, 1, 5)};
   const AttentionProblem p(c);
   const AttentionResult first = run_on_gpu(*backend, p);
   for (int i = 0; i < 20; ++i) {
@@ -178,8 +182,12 @@ TEST_F(CudaAttention, PagesAndChunks) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const AttentionPattern& shape : {pattern(64), pattern(64, 2, 1), pattern(16, 5, 2, 3)}) {
       for (const int64_t chunk : {1, 100}) {
-        AttentionShapeCase c{.dtype = dtype, .q_heads = 6, .kv_heads = 2, .head_dim = 64,
-                             .rows = chunk == 1 ? 1100 : 517, .pattern = shape};
+        AttentionShapeCase c{.dtype = dtype,
+                             .q_heads = 6,
+                             .kv_heads = 2,
+                             .head_dim = 64,
+                             .rows = chunk == 1 ? 1100 : 517,
+                             .pattern = shape};
         SCOPED_TRACE(c.to_string() + " chunk " + std::to_string(chunk));
         const SolvedProblem solved(c, false);
         const AttentionProblem& p = solved.problem;
@@ -207,7 +215,8 @@ TEST_F(CudaAttention, PagesAndChunks) {
         // Single rows only from where they can be checked within a second.
         const int64_t start = chunk == 1 ? 1060 : 0;
         if (start > 0) {
-          backend->kv_write(view, dtype, block, 0, x[k].slice(0, 0, start), x[v].slice(0, 0, start));
+          backend->kv_write(view, dtype, block, 0, x[k].slice(0, 0, start),
+                            x[v].slice(0, 0, start));
         }
         for (int64_t at = start; at < c.rows; at += chunk) {
           const int64_t count = std::min(chunk, c.rows - at);
