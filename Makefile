@@ -54,7 +54,7 @@ test: build
 	    ctest --test-dir $(BUILD) --output-on-failure -j 2 $(if $(GPU),,-LE '^cuda$$')
 
 format:
-	git ls-files '*.h' '*.cpp' | xargs clang-format -i
+	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
 
 lint: build
 	git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run -Werror

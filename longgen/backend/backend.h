@@ -137,8 +137,8 @@ class Backend {
   virtual void copy(const Tensor& dst, const Tensor& src) = 0;
 
   // --- embedding ---
-  // out [T, d] = table [V, d] rows ids (i32 [T]); an id outside [0, V) is an Error. A quantised table
-  // gives its values rounded to out's dtype. accumulate adds to out (for learned positions).
+  // out [T, d] = table [V, d] rows ids (i32 [T]); an id outside [0, V) is an Error. A quantised
+  // table gives its values rounded to out's dtype. accumulate adds to out (for learned positions).
   virtual void embedding_forward(const Tensor& out, const WeightView& table, const Tensor& ids,
                                  bool accumulate) = 0;
   // dtable acc [V, d] += dout [T, d] scattered; each row's sum runs in ascending T.

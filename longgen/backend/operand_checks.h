@@ -1,5 +1,5 @@
-// Checks of operands, shared by the backends: an error names backend, operation and operand, what it
-// is and what it should be.
+// Checks of operands, shared by the backends: an error names backend, operation and operand, what
+// it is and what it should be.
 #pragma once
 
 #include <initializer_list>

@@ -35,8 +35,8 @@ struct TrainOptions {
   bool recompute = true;     // keep layer inputs only and run each layer again in backward
   int64_t mlp_chunk = 2048;  // tokens a chunk of the MLP
   int64_t loss_chunk = 512;  // tokens a chunk of head and loss: logits never exist whole
-  // With recompute: false keeps what attention needs (per token and layer its queries, keys, values,
-  // output and the sum after it) and runs the MLP alone again.
+  // With recompute: false keeps what attention needs (per token and layer its queries, keys,
+  // values, output and the sum after it) and runs the MLP alone again.
   bool recompute_attention = true;
 };
 

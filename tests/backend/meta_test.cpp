@@ -60,9 +60,8 @@ TEST(Meta, CountsUnmaskedPairsOfAttention) {
 
 TEST(Meta, StillChecksShapes) {
   const auto meta = make_meta_backend(DType::kF32, nullptr);
-  EXPECT_THROW(
-      meta->linear_forward(f32({10, 4}), f32({10, 5}), f32({4, 3}), Tensor(), false),
-      Error);
+  EXPECT_THROW(meta->linear_forward(f32({10, 4}), f32({10, 5}), f32({4, 3}), Tensor(), false),
+               Error);
   EXPECT_THROW(meta->add(f32({3}), f32({3}), f32({4})), Error);
   EXPECT_FALSE(meta->supports(DType::kBF16));
 }

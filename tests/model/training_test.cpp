@@ -57,8 +57,8 @@ TEST_P(Training, RecomputationChangesNoBit) {
   const Result kept = f.run({.recompute = false, .mlp_chunk = 19, .loss_chunk = 23});
   const Result recomputed = f.run({.recompute = true, .mlp_chunk = 19, .loss_chunk = 23});
   EXPECT_TRUE(kept == recomputed);
-  const Result half = f.run(
-      {.recompute = true, .mlp_chunk = 19, .loss_chunk = 23, .recompute_attention = false});
+  const Result half =
+      f.run({.recompute = true, .mlp_chunk = 19, .loss_chunk = 23, .recompute_attention = false});
   EXPECT_TRUE(kept == half);
   EXPECT_GT(kept.loss, 0);
 }

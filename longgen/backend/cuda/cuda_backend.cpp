@@ -91,9 +91,10 @@ CudaBackend::Device::Device(int i) : index(i) {
   name = properties.name;
   processors = properties.multiProcessorCount;
   bytes = static_cast<int64_t>(properties.totalGlobalMem);
-  require(properties.major == kHopper,
-          "GPU {} is a {} of compute capability {}.{}; this build has kernels for Hopper (9.0) only",
-          index, name, properties.major, properties.minor);
+  require(
+      properties.major == kHopper,
+      "GPU {} is a {} of compute capability {}.{}; this build has kernels for Hopper (9.0) only",
+      index, name, properties.major, properties.minor);
   check(cudaSetDevice(index), "choosing the device");
 }
 
@@ -110,9 +111,9 @@ std::string CudaBackend::description() const {
 
 void CudaBackend::finish() {
   int bad = 0;
-  check(cudaMemcpyAsync(&bad, error_flag_.get(), sizeof(bad), cudaMemcpyDeviceToHost,
-                        stream_.get()),
-        "running kernels");
+  check(
+      cudaMemcpyAsync(&bad, error_flag_.get(), sizeof(bad), cudaMemcpyDeviceToHost, stream_.get()),
+      "running kernels");
   stream_.synchronize();
   if (bad == 0) return;
   check(cudaMemset(error_flag_.get(), 0, sizeof(bad)), "clearing the error");
@@ -243,9 +244,9 @@ void CudaBackend::embedding_forward(const Tensor& out, const WeightView& view, c
   checks().activation("embedding", "table", table);
   checks().exact("embedding", "ids", ids, DType::kI32, {ids.dim(0)});
   checks().exact("embedding", "out", out, table.dtype(), {ids.dim(0), table.dim(1)});
-  cuda::embedding_forward(last_dimension_rows(out), last_dimension_rows(table),
-                          ids.data<int32_t>(), accumulate, element_of(table.dtype()),
-                          {error_flag_.get<int>()}, stream_.get());
+  cuda::embedding_forward(last_dimension_rows(out), last_dimension_rows(table), ids.data<int32_t>(),
+                          accumulate, element_of(table.dtype()), {error_flag_.get<int>()},
+                          stream_.get());
 }
 
 void CudaBackend::embedding_backward(const Tensor& dtable, const Tensor& dout, const Tensor& ids) {
@@ -255,8 +256,8 @@ void CudaBackend::embedding_backward(const Tensor& dtable, const Tensor& dout, c
                  {dtable.dim(0), dtable.dim(1)});
   checks().exact("embedding backward", "dout", dout, dout.dtype(), {ids.dim(0), dtable.dim(1)});
   cuda::embedding_backward(last_dimension_rows(dtable), last_dimension_rows(dout),
-                           ids.data<int32_t>(), element_of(dout.dtype()),
-                           {error_flag_.get<int>()}, stream_.get());
+                           ids.data<int32_t>(), element_of(dout.dtype()), {error_flag_.get<int>()},
+                           stream_.get());
 }
 
 // --- norms ---
@@ -407,10 +408,9 @@ void CudaBackend::activation_forward(Activation act, const Tensor& out, const Te
   checks().activation("activation", "gate", gate);
   checks().like("activation", "out", out, gate.dtype(), gate);
   if (up.defined()) checks().like("activation", "up", up, gate.dtype(), gate);
-  cuda::activation_forward(static_cast<int>(act), last_dimension_rows(out),
-                           last_dimension_rows(gate),
-                           up.defined() ? last_dimension_rows(up) : Rows{},
-                           element_of(gate.dtype()), stream_.get());
+  cuda::activation_forward(
+      static_cast<int>(act), last_dimension_rows(out), last_dimension_rows(gate),
+      up.defined() ? last_dimension_rows(up) : Rows{}, element_of(gate.dtype()), stream_.get());
 }
 
 void CudaBackend::activation_backward(Activation act, const Tensor& dgate, const Tensor& dup,

@@ -89,8 +89,8 @@ std::vector<SequenceArgs> CudaBackend::sequence_args(const AttentionForward& a) 
                       .first_position = s.first_position,
                       .length = s.kv.length};
     if (s.kv.block_table != nullptr) {
-      args.block_table = uploads_.put(
-          std::span(s.kv.block_table, static_cast<size_t>(s.kv.block_table_size)));
+      args.block_table =
+          uploads_.put(std::span(s.kv.block_table, static_cast<size_t>(s.kv.block_table_size)));
     }
     sequences.push_back(args);
   }
@@ -238,23 +238,22 @@ void CudaBackend::kv_write(const KvView& kv, DType kv_dtype, int64_t block_size,
   require(first_position >= 0 && block_size > 0 &&
               std::has_single_bit(static_cast<uint64_t>(block_size)),
           "cuda kv_write: position {}, block size {}", first_position, block_size);
-  KvWriteArgs args{
-      .to = {.keys = kv.keys,
-             .values = kv.values,
-             .page_stride = kv.page_stride,
-             .head_stride = kv.head_stride,
-             .token_stride = kv.token_stride},
-      .k = k.raw(),
-      .v = v.raw(),
-      .k_row = k.stride(0),
-      .k_head = k.stride(1),
-      .v_row = v.stride(0),
-      .v_head = v.stride(1),
-      .first_position = first_position,
-      .count = k.dim(0),
-      .kv_heads = static_cast<int32_t>(k.dim(1)),
-      .head_dim = static_cast<int32_t>(k.dim(2)),
-      .block_shift = std::countr_zero(static_cast<uint64_t>(block_size))};
+  KvWriteArgs args{.to = {.keys = kv.keys,
+                          .values = kv.values,
+                          .page_stride = kv.page_stride,
+                          .head_stride = kv.head_stride,
+                          .token_stride = kv.token_stride},
+                   .k = k.raw(),
+                   .v = v.raw(),
+                   .k_row = k.stride(0),
+                   .k_head = k.stride(1),
+                   .v_row = v.stride(0),
+                   .v_head = v.stride(1),
+                   .first_position = first_position,
+                   .count = k.dim(0),
+                   .kv_heads = static_cast<int32_t>(k.dim(1)),
+                   .head_dim = static_cast<int32_t>(k.dim(2)),
+                   .block_shift = std::countr_zero(static_cast<uint64_t>(block_size))};
   if (kv.block_table != nullptr) {
     for (int64_t block = first_position / block_size;
          block * block_size < first_position + k.dim(0); ++block) {

@@ -34,9 +34,10 @@ struct CublasLt {
   CublasLt() {
     library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
-      fail("the cuda backend needs {} (cuBLASLt of CUDA 13): {}; install it or put its folder on "
-           "LD_LIBRARY_PATH",
-           kLibrary, dlerror());
+      fail(
+          "the cuda backend needs {} (cuBLASLt of CUDA 13): {}; install it or put its folder on "
+          "LD_LIBRARY_PATH",
+          kLibrary, dlerror());
     }
     find(create, "cublasLtCreate");
     find(destroy, "cublasLtDestroy");
@@ -63,9 +64,7 @@ struct CublasLt {
   }
 };
 
-cudaDataType_t data_type(Element type) {
-  return type == Element::kBF16 ? CUDA_R_16BF : CUDA_R_32F;
-}
+cudaDataType_t data_type(Element type) { return type == Element::kBF16 ? CUDA_R_16BF : CUDA_R_32F; }
 
 // The largest power of two up to 256 bytes at which the rows of a matrix begin.
 uint32_t alignment(const void* data, int64_t stride, Element type) {

@@ -137,8 +137,8 @@ __global__ void embedding_backward_kernel(Rows dtable, Rows dout, const int32_t*
 // --- norms: one warp a row ---
 
 template <typename T>
-__global__ void norm_forward_kernel(bool layer, Rows out, float* stats, int64_t stats_stride, Rows x,
-                                    const T* weight, const T* bias, float eps) {
+__global__ void norm_forward_kernel(bool layer, Rows out, float* stats, int64_t stats_stride,
+                                    Rows x, const T* weight, const T* bias, float eps) {
   const int lane = threadIdx.x % 32;
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (r >= x.rows) return;
@@ -204,8 +204,8 @@ __global__ void norm_weight_partials(Rows dy, Rows x, const float* stats, int64_
   float weight = 0, bias = 0;
   for (int64_t r = x.rows * part / parts; r < x.rows * (part + 1) / parts; ++r) {
     const float g = to_float(row<T>(dy, r)[c]);
-    const float h = (to_float(row<T>(x, r)[c]) - stats[r * stats_stride]) *
-                    stats[r * stats_stride + 1];
+    const float h =
+        (to_float(row<T>(x, r)[c]) - stats[r * stats_stride]) * stats[r * stats_stride + 1];
     weight += g * h;
     bias += g;
   }
@@ -422,7 +422,7 @@ void column_sums(float* dbias, const Rows& dy, float* partials, int64_t parts, E
         <<<column_grid(dy.cols, parts), kThreads, 0, stream>>>(dy, partials, parts);
   });
   add_partials<<<blocks_for(dy.cols, kThreads), kThreads, 0, stream>>>(dbias, partials, parts,
-                                                                      dy.cols);
+                                                                       dy.cols);
 }
 
 void add_bias(const Rows& y, Element y_type, const void* bias, Element bias_type,

@@ -22,10 +22,11 @@ void* CudaMemory::allocate(int64_t bytes) {
     cudaGetLastError();
     size_t available = 0, total = 0;
     cudaMemGetInfo(&available, &total);
-    fail("the GPU has no {} left: {} of {} are free; take a shorter context, a smaller batch or a "
-         "smaller model",
-         format_bytes(bytes), format_bytes(static_cast<int64_t>(available)),
-         format_bytes(static_cast<int64_t>(total)));
+    fail(
+        "the GPU has no {} left: {} of {} are free; take a shorter context, a smaller batch or a "
+        "smaller model",
+        format_bytes(bytes), format_bytes(static_cast<int64_t>(available)),
+        format_bytes(static_cast<int64_t>(total)));
   }
   check(status, "memory");
   check(cudaMemset(data, 0, static_cast<size_t>(bytes)), "zeroing memory");
@@ -77,9 +78,9 @@ void* Uploads::put(const void* data, int64_t bytes) {
   used_ = round_up<int64_t>(used_ + bytes, 256);
   std::memcpy(host_ + at, data, static_cast<size_t>(bytes));
   void* to = device_.get<std::byte>() + at;
-  check(cudaMemcpyAsync(to, host_ + at, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
-                        stream_),
-        "uploading");
+  check(
+      cudaMemcpyAsync(to, host_ + at, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_),
+      "uploading");
   return to;
 }
 

@@ -5,8 +5,9 @@
 namespace longgen {
 
 std::unique_ptr<Backend> make_cuda_backend(int) {
-  fail("this program was built without CUDA; build it where nvcc is found (see README), or use "
-       "--device cpu");
+  fail(
+      "this program was built without CUDA; build it where nvcc is found (see README), or use "
+      "--device cpu");
 }
 bool cuda_is_built() { return false; }
 

@@ -48,8 +48,7 @@ void check_model(const std::string& path) {
   expect(scores.size() + 1 == tokens.size(), "a score for every token but the first");
   for (const float score : scores) expect(score <= 0, "log-probabilities are not positive");
 
-  const longgen::GenerateOptions options{
-      .max_new_tokens = 12, .ignore_end_of_text = true};
+  const longgen::GenerateOptions options{.max_new_tokens = 12, .ignore_end_of_text = true};
   std::string streamed;
   const auto first = model.generate(text, options, [&](std::string_view piece) {
     streamed += piece;

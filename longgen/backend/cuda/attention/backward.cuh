@@ -18,7 +18,7 @@ constexpr int query_gradient_shared_bytes() {
 }
 template <int D>
 constexpr int key_gradient_shared_bytes() {
-  return (2 * kTileRows + 4 * kQueryRows<D>) * kPitch<D> * static_cast<int>(sizeof(Bf16)) +
+  return (2 * kTileRows + 4 * kQueryRows<D>)*kPitch<D> * static_cast<int>(sizeof(Bf16)) +
          4 * kQueryRows<D> * static_cast<int>(sizeof(float));
 }
 
@@ -42,8 +42,7 @@ __global__ void __launch_bounds__(kBackwardThreads) query_gradient_kernel(Backwa
   const Bf16* k = static_cast<const Bf16*>(a.k) + s.row_begin * a.k_row;
   const Bf16* v = static_cast<const Bf16*>(a.v) + s.row_begin * a.v_row;
   const DevicePattern pattern(a.pattern, kv_head);
-  const int last_packed =
-      min(tile.first + kTileRows, static_cast<int>(s.row_count) * a.group) - 1;
+  const int last_packed = min(tile.first + kTileRows, static_cast<int>(s.row_count) * a.group) - 1;
   const KeyTiles keys(pattern, tile.first / a.group, last_packed / a.group);
 
   copy_packed_rows<D, kBackwardThreads>(q_tile, a.q, a.q_row, a.q_head, s, a.group, kv_head,
@@ -81,7 +80,8 @@ __global__ void __launch_bounds__(kBackwardThreads) query_gradient_kernel(Backwa
     commit_copies();
     wait_copies<1>();
     __syncthreads();
-    const Bf16 *k_tile = k_tiles + buffer * kTileElements, *v_tile = v_tiles + buffer * kTileElements;
+    const Bf16 *k_tile = k_tiles + buffer * kTileElements,
+               *v_tile = v_tiles + buffer * kTileElements;
 
     float p[8][4] = {}, dp[8][4] = {};
     multiply_transposed<D, 8>(p, q_tile + warp * 16 * kPitch<D>, k_tile);
@@ -167,8 +167,7 @@ __global__ void __launch_bounds__(kBackwardThreads) key_gradient_kernel(Backward
       const int64_t row = s.row_begin + first + threadIdx.x;
       lse_tiles[buffer * kQueries + threadIdx.x] =
           valid ? a.lse[head * a.lse_head + row] * 1.4426950408889634f : 0;
-      delta_tiles[buffer * kQueries + threadIdx.x] =
-          valid ? a.delta[head * a.delta_head + row] : 0;
+      delta_tiles[buffer * kQueries + threadIdx.x] = valid ? a.delta[head * a.delta_head + row] : 0;
     }
   };
   const int total = steps * a.group;

@@ -119,8 +119,10 @@ __global__ void __launch_bounds__(kForwardThreads) attention_forward_kernel(Forw
     const int r = row0 + half * 8, packed = tile.first + r;
     if (packed > last_packed) continue;
     if (a.splits > 1) {
-      const int64_t at = ((static_cast<int64_t>(split) * a.tile_count + tile_index) * a.kv_heads +
-                          kv_head) * kTileRows + r;
+      const int64_t at =
+          ((static_cast<int64_t>(split) * a.tile_count + tile_index) * a.kv_heads + kv_head) *
+              kTileRows +
+          r;
       float* to = a.partials + at * (D + 2);
 #pragma unroll
       for (int d = 0; d < D / 8; ++d) {
@@ -158,8 +160,11 @@ __global__ void merge_splits_kernel(ForwardArgs a) {
   const int packed = tile.first + r % kTileRows;
   if (packed >= s.row_count * a.group) return;
   const auto partial = [&](int split) {
-    return a.partials + (((static_cast<int64_t>(split) * a.tile_count + tile_index) * a.kv_heads +
-                          kv_head) * kTileRows + r % kTileRows) * (D + 2);
+    return a.partials +
+           (((static_cast<int64_t>(split) * a.tile_count + tile_index) * a.kv_heads + kv_head) *
+                kTileRows +
+            r % kTileRows) *
+               (D + 2);
   };
   float top = -INFINITY;
   for (int i = 0; i < a.splits; ++i) top = fmaxf(top, partial(i)[D]);

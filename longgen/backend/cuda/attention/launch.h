@@ -37,7 +37,7 @@ inline constexpr int kTileRows = 64;
 struct ForwardArgs {
   const void* q = nullptr;
   void* out = nullptr;
-  float* lse = nullptr;  // may be null
+  float* lse = nullptr;                                                    // may be null
   int64_t q_row = 0, q_head = 0, out_row = 0, out_head = 0, lse_head = 0;  // strides, elements
   const SequenceArgs* sequences = nullptr;
   const Tile* tiles = nullptr;  // of packed rows

@@ -115,8 +115,8 @@ __device__ void copy_keys(Bf16* to, const void* from, const SequenceArgs& s, int
 // sequence.
 template <int D, int kThreads>
 __device__ void copy_packed_rows(Bf16* to, const void* from, int64_t row_stride,
-                                 int64_t head_stride, const SequenceArgs& s, int group,
-                                 int kv_head, int first) {
+                                 int64_t head_stride, const SequenceArgs& s, int group, int kv_head,
+                                 int first) {
   constexpr int kChunks = D / 8;
   const auto* base = static_cast<const Bf16*>(from);
   for (int i = threadIdx.x; i < kTileRows * kChunks; i += kThreads) {

@@ -34,9 +34,9 @@ struct DevicePattern {
 // Key tiles of kTileRows keys seen by queries at positions [first, last].
 struct KeyTiles {
   const DevicePattern& pattern;
-  int first, last;    // query positions
-  int end;            // one past the last tile
-  int first_local;    // tiles from here to `end` hold a local block
+  int first, last;  // query positions
+  int end;          // one past the last tile
+  int first_local;  // tiles from here to `end` hold a local block
 
   __device__ KeyTiles(const DevicePattern& p, int first_position, int last_position)
       : pattern(p), first(first_position), last(last_position) {

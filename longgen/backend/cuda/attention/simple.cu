@@ -173,8 +173,7 @@ __global__ void kv_write_kernel(KvWriteArgs a) {
   const int64_t i = blockIdx.x;  // (row, head)
   const int64_t row = i / a.kv_heads;
   const int head = static_cast<int>(i % a.kv_heads);
-  const int64_t at =
-      kv_offset(a.to, a.block_shift, head, static_cast<int>(a.first_position + row));
+  const int64_t at = kv_offset(a.to, a.block_shift, head, static_cast<int>(a.first_position + row));
   if (at < 0) return;
   auto* keys = static_cast<T*>(const_cast<void*>(a.to.keys)) + at;
   auto* values = static_cast<T*>(const_cast<void*>(a.to.values)) + at;
@@ -195,16 +194,14 @@ void by_type(bool bf16, const F& f) {
 
 void attention_forward_simple(const ForwardArgs& a, bool bf16, cudaStream_t stream) {
   by_type(bf16, [&](auto zero) {
-    forward_kernel<decltype(zero)>
-        <<<dim3(a.tile_count, a.kv_heads), kWarps * 32, 0, stream>>>(a);
+    forward_kernel<decltype(zero)><<<dim3(a.tile_count, a.kv_heads), kWarps * 32, 0, stream>>>(a);
   });
 }
 
 void attention_backward_simple(const BackwardArgs& a, bool bf16, cudaStream_t stream) {
   by_type(bf16, [&](auto zero) {
     using T = decltype(zero);
-    query_gradient_kernel<T>
-        <<<dim3(a.query_tile_count, a.kv_heads), kWarps * 32, 0, stream>>>(a);
+    query_gradient_kernel<T><<<dim3(a.query_tile_count, a.kv_heads), kWarps * 32, 0, stream>>>(a);
     key_gradient_kernel<T><<<dim3(a.key_tile_count, a.kv_heads), kWarps * 32, 0, stream>>>(a);
   });
 }
