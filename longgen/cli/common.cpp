@@ -7,6 +7,18 @@
 
 namespace longgen::cli {
 
+namespace {
+
+// Nothing negative, which would wrap, and nothing beyond 64 bits.
+std::string check_seed(const std::string& text) {
+  uint64_t seed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (error == std::errc() && end == text.data() + text.size()) return "";
+  return "a seed is a whole number from 0 to 2^64 - 1, not \"" + text + "\"";
+}
+
+}  // namespace
+
 void add_common_options(CLI::App& app, CommonOptions& options) {
   app.add_option("--device", options.device,
                  "Where to run: cpu; train and extend also cuda or cuda:N")
@@ -22,6 +34,7 @@ void add_common_options(CLI::App& app, CommonOptions& options) {
       ->group("Common");
   app.add_option("--seed", options.seed, "Seed of everything random")
       ->capture_default_str()
+      ->check(check_seed)
       ->group("Common");
   app.add_flag("--json", options.json, "Print JSON to stdout")->group("Common");
   app.add_flag_callback(

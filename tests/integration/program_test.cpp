@@ -53,6 +53,15 @@ TEST_F(Program, WrongCommandLinesAreNamedInTwoLines) {
   }
 }
 
+TEST_F(Program, SeedsAreWholeNumbersOf64Bits) {
+  for (const std::string seed : {"-1", "99999999999999999999", "", "1.5", "x"}) {
+    const auto result = longgen({"--check", "demo", "--seed", seed});
+    EXPECT_EQ(result.code, 2) << seed;
+    EXPECT_THAT(result.err, HasSubstr("a seed is a whole number from 0 to 2^64 - 1")) << seed;
+  }
+  EXPECT_EQ(longgen({"--check", "demo", "--seed", "18446744073709551615"}).code, 0);
+}
+
 // "longgen", "longgen demo", ..., "longgen bench", "longgen bench attention": whatever --help
 // lists.
 std::vector<std::vector<std::string>> Program::all_commands(std::vector<std::string> at) const {
