@@ -226,7 +226,6 @@ std::unique_ptr<Backend> make_cpu_backend(int threads, CpuIsa isa = CpuIsa::kAut
 
 // One Hopper GPU: f32 and bf16. An Error without such a device, and in a build without CUDA.
 std::unique_ptr<Backend> make_cuda_backend(int device);
-bool cuda_is_built();
 
 // Runs nothing; counts. Tensors may have null data.
 struct MetaCounts {

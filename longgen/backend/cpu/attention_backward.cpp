@@ -357,7 +357,7 @@ void Backward::sum_parts(const std::vector<BackwardPart>& parts, int64_t kv_head
 
 int64_t cpu_attention_backward_workspace_bytes(const AttentionShape& shape,
                                                const CpuContext& context) {
-  check_attention_shape(shape);
+  cpu::attention_checks().shape(shape);
   const AttentionLayout layout =
       backward_layout(context.isa, shape.dtype, shape.head_dim, shape.q_heads / shape.kv_heads);
   const int64_t slot_bytes =
@@ -368,7 +368,7 @@ int64_t cpu_attention_backward_workspace_bytes(const AttentionShape& shape,
 void cpu_attention_backward(const AttentionBackward& args, CpuContext& context) {
   require(args.q.defined() && args.q.rank() == 3 && args.k.defined() && args.k.rank() == 3,
           "cpu attention: q and k must be [rows, heads, head_dim]");
-  check_attention(
+  cpu::attention_checks().backward(
       args,
       cpu_attention_backward_workspace_bytes(
           {args.q.dim(0), args.q.dim(1), args.k.dim(1), args.q.dim(2), args.q.dtype()}, context));

@@ -1,13 +1,10 @@
-// Argument checks: throw Error naming what is wrong.
+// The cpu backend's argument checks of attention.
 #pragma once
 
-#include "longgen/backend/backend.h"
+#include "longgen/backend/attention_checks.h"
 
-namespace longgen {
+namespace longgen::cpu {
 
-// What every workspace size rests on: whole groups of query heads, channels in sixteens.
-void check_attention_shape(const AttentionShape& shape);
-void check_attention(const AttentionForward& args, int64_t workspace_bytes);
-void check_attention(const AttentionBackward& args, int64_t workspace_bytes);
+inline AttentionChecks attention_checks() { return {"cpu", Device::kHost}; }
 
-}  // namespace longgen
+}  // namespace longgen::cpu

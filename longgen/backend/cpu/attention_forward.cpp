@@ -446,7 +446,7 @@ void Forward::merge(int64_t item_index, ThreadScratch& t) {
 
 int64_t cpu_attention_forward_workspace_bytes(const AttentionShape& shape,
                                               const CpuContext& context) {
-  check_attention_shape(shape);
+  cpu::attention_checks().shape(shape);
   const AttentionLayout layout =
       forward_layout(context.isa, shape.dtype, shape.head_dim, shape.q_heads / shape.kv_heads);
   const int64_t threads = context.pool.size();
@@ -456,7 +456,7 @@ int64_t cpu_attention_forward_workspace_bytes(const AttentionShape& shape,
 void cpu_attention_forward(const AttentionForward& args, CpuContext& context) {
   require(args.q.defined() && args.q.rank() == 3 && args.kv_heads > 0,
           "cpu attention: q must be [rows, heads, head_dim] and kv_heads positive");
-  check_attention(
+  cpu::attention_checks().forward(
       args,
       cpu_attention_forward_workspace_bytes(
           {args.q.dim(0), args.q.dim(1), args.kv_heads, args.q.dim(2), args.q.dtype()}, context));

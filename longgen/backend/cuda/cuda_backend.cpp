@@ -126,115 +126,6 @@ int64_t CudaBackend::parts(int64_t rows, int64_t columns) const {
   return std::clamp<int64_t>(rows / 16, 1, std::min(kMostParts, fit));
 }
 
-// --- moving ---
-
-void CudaBackend::zero(const Tensor& x) {
-  if (x.numel() == 0) return;
-  if (x.is_contiguous()) {
-    check(cudaMemsetAsync(x.raw(), 0, static_cast<size_t>(x.bytes()), stream_.get()), "zeroing");
-    return;
-  }
-  zero_rows(last_dimension_rows(x), dtype_size(x.dtype()), stream_.get());
-}
-
-void CudaBackend::copy(const Tensor& dst, const Tensor& src) {
-  const auto a = dst.shape(), b = src.shape();
-  require(std::equal(a.begin(), a.end(), b.begin(), b.end()), "cuda copy: {} from {}",
-          dst.shape_string(), src.shape_string());
-  if (src.numel() == 0) return;
-  const bool to_device = dst.device() == longgen::Device::kCuda;
-  const bool from_device = src.device() == longgen::Device::kCuda;
-  require(to_device || from_device, "cuda copy: both tensors are in host memory");
-  if (to_device && from_device) {
-    const bool same = dst.dtype() == src.dtype();
-    if (same && dst.is_contiguous() && src.is_contiguous()) {
-      check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()),
-                            cudaMemcpyDeviceToDevice, stream_.get()),
-            "copying");
-      return;
-    }
-    const bool flat = dst.is_contiguous() && src.is_contiguous();
-    const Rows to = flat ? rows_of(dst) : last_dimension_rows(dst);
-    const Rows from = flat ? rows_of(src) : last_dimension_rows(src);
-    // Integers move as floats of their size: no conversion takes place.
-    const auto type = [&](DType t) { return t == DType::kI32 ? Element::kF32 : element_of(t); };
-    convert_rows(to, type(dst.dtype()), from, type(src.dtype()), stream_.get());
-  } else if (to_device) {
-    upload(dst, src);
-  } else {
-    download(dst, src);
-  }
-}
-
-// Rows of the host through the scratch buffer, as many at a time as fit; the device converts.
-void CudaBackend::upload(const Tensor& dst, const Tensor& src) {
-  if (dst.dtype() == src.dtype() && dst.is_contiguous() && src.is_contiguous()) {
-    check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()),
-                          cudaMemcpyHostToDevice, stream_.get()),
-          "uploading");
-    return;
-  }
-  require(src.is_contiguous(), "cuda copy: {} in host memory is not contiguous",
-          src.shape_string());
-  const bool flat = dst.is_contiguous();
-  Rows to = flat ? rows_of(dst) : last_dimension_rows(dst);
-  require(to.inner == 1 || to.rows * to.cols * 8 <= kScratchBytes,
-          "cuda copy: {} on the device is not contiguous", dst.shape_string());
-  const int64_t row_bytes = to.cols * dtype_size(src.dtype());
-  const int64_t rows = to.rows, each = std::max<int64_t>(1, kScratchBytes / row_bytes);
-  require(row_bytes <= kScratchBytes, "cuda copy: rows of {}", format_bytes(row_bytes));
-  for (int64_t r = 0; r < rows; r += each) {
-    const int64_t count = std::min(each, rows - r);
-    check(cudaMemcpyAsync(scratch_.get(), static_cast<const std::byte*>(src.raw()) + r * row_bytes,
-                          static_cast<size_t>(count * row_bytes), cudaMemcpyHostToDevice,
-                          stream_.get()),
-          "uploading");
-    Rows part = to;
-    part.rows = count;
-    if (to.inner == 1) {
-      part.data = static_cast<std::byte*>(to.data) + r * to.outer_stride * dtype_size(dst.dtype());
-    }
-    const Rows from{
-        .data = scratch_.get(), .rows = count, .cols = to.cols, .outer_stride = to.cols};
-    convert_rows(part, element_of(dst.dtype()), from, element_of(src.dtype()), stream_.get());
-  }
-  stream_.synchronize();  // pageable memory of the caller may go away
-}
-
-void CudaBackend::download(const Tensor& dst, const Tensor& src) {
-  require(dst.is_contiguous(), "cuda copy: {} in host memory is not contiguous",
-          dst.shape_string());
-  if (dst.dtype() == src.dtype() && src.is_contiguous()) {
-    check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()),
-                          cudaMemcpyDeviceToHost, stream_.get()),
-          "downloading");
-    return finish();
-  }
-  const Rows from = src.is_contiguous() ? rows_of(src) : last_dimension_rows(src);
-  const int64_t row_bytes = from.cols * dtype_size(dst.dtype());
-  require(row_bytes <= kScratchBytes, "cuda copy: rows of {}", format_bytes(row_bytes));
-  const int64_t each = from.inner == 1 ? kScratchBytes / row_bytes : from.rows;
-  require(each * row_bytes <= kScratchBytes, "cuda copy: {} on the device is not contiguous",
-          src.shape_string());
-  for (int64_t r = 0; r < from.rows; r += each) {
-    const int64_t count = std::min(each, from.rows - r);
-    Rows part = from;
-    part.rows = count;
-    if (from.inner == 1) {
-      part.data =
-          static_cast<std::byte*>(from.data) + r * from.outer_stride * dtype_size(src.dtype());
-    }
-    const Rows to{
-        .data = scratch_.get(), .rows = count, .cols = from.cols, .outer_stride = from.cols};
-    convert_rows(to, element_of(dst.dtype()), part, element_of(src.dtype()), stream_.get());
-    check(cudaMemcpyAsync(static_cast<std::byte*>(dst.raw()) + r * row_bytes, scratch_.get(),
-                          static_cast<size_t>(count * row_bytes), cudaMemcpyDeviceToHost,
-                          stream_.get()),
-          "downloading");
-  }
-  finish();
-}
-
 // --- embedding ---
 
 void CudaBackend::embedding_forward(const Tensor& out, const WeightView& view, const Tensor& ids,
@@ -497,6 +388,5 @@ namespace longgen {
 std::unique_ptr<Backend> make_cuda_backend(int device) {
   return std::make_unique<cuda::CudaBackend>(device);
 }
-bool cuda_is_built() { return true; }
 
 }  // namespace longgen

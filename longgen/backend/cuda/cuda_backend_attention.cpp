@@ -1,11 +1,10 @@
 // Attention of the cuda backend: checks, descriptions for the kernels, which kernel runs.
 #include <algorithm>
 #include <bit>
-#include <cmath>
 
+#include "longgen/backend/attention_checks.h"
 #include "longgen/backend/cuda/attention/work_list.h"
 #include "longgen/backend/cuda/cuda_backend.h"
-#include "longgen/backend/operand_checks.h"
 #include "longgen/base/error.h"
 
 namespace longgen::cuda {
@@ -14,10 +13,7 @@ namespace {
 constexpr int64_t kMostHeadDim = 256;
 constexpr int64_t kLeastTilesPerSplit = 4;
 
-const OperandChecks& checks() {
-  static const OperandChecks value("cuda attention", longgen::Device::kCuda);
-  return value;
-}
+AttentionChecks checks() { return {"cuda", longgen::Device::kCuda}; }
 
 // Tensor-core kernels copy 16 bytes at a time.
 bool in_sixteens(const void* data, std::initializer_list<int64_t> strides) {
@@ -26,33 +22,14 @@ bool in_sixteens(const void* data, std::initializer_list<int64_t> strides) {
 }
 bool in_sixteens(const Tensor& x) { return in_sixteens(x.raw(), {x.stride(0), x.stride(1)}); }
 
-void check_queries(const Tensor& q, int64_t kv_heads, const AttentionPattern* pattern,
-                   int64_t kv_head_begin, double scale) {
-  checks().rank("call", "q", q, 3);
-  checks().activation("call", "q", q);
-  const int64_t heads = q.dim(1), dim = q.dim(2);
-  require(dim > 0 && dim % 16 == 0 && dim <= kMostHeadDim,
-          "cuda attention: head_dim {} is not a multiple of 16 up to {}", dim, kMostHeadDim);
-  require(kv_heads > 0 && heads % kv_heads == 0,
-          "cuda attention: {} query heads cannot share {} KV heads evenly", heads, kv_heads);
-  require(pattern != nullptr, "cuda attention: no pattern was given");
-  const auto offsets = static_cast<int64_t>(pattern->offsets.size());
-  pattern->validate(offsets == 1 ? kv_heads : offsets);
-  require(kv_head_begin >= 0 && (offsets == 1 || kv_head_begin + kv_heads <= offsets),
-          "cuda attention: KV heads [{}, {}) but the pattern has offsets for {}", kv_head_begin,
-          kv_head_begin + kv_heads, offsets);
-  require(std::isfinite(scale) && scale > 0, "cuda attention: scale {} must be positive", scale);
-}
-
-void check_sequence(const AttentionSequence& s, int64_t rows) {
-  require(s.row_begin >= 0 && s.row_count >= 0 && s.row_begin <= rows - s.row_count,
-          "cuda attention: a sequence has rows {} + {} of {}", s.row_begin, s.row_count, rows);
-  require(s.first_position >= 0 && s.first_position + s.row_count <= s.kv.length,
-          "cuda attention: queries at positions [{}, {}), but keys for {}", s.first_position,
-          s.first_position + s.row_count, s.kv.length);
-  require(s.kv.length <= INT32_MAX / 2, "cuda attention: {} keys in a sequence", s.kv.length);
-  require(s.row_count == 0 || (s.kv.keys != nullptr && s.kv.values != nullptr),
-          "cuda attention: a sequence has no keys or values");
+// Beyond what every backend asks for: what the kernels' channels and 32-bit positions reach.
+void check_reach(int64_t head_dim, const AttentionSequence& s) {
+  require(head_dim <= kMostHeadDim, "cuda attention: head_dim {} is more than {}", head_dim,
+          kMostHeadDim);
+  require(s.first_position >= 0 && s.first_position + s.row_count <= s.kv.length &&
+              s.kv.length <= INT32_MAX / 2,
+          "cuda attention: queries at positions [{}, {}) and {} keys in a sequence",
+          s.first_position, s.first_position + s.row_count, s.kv.length);
 }
 
 }  // namespace
@@ -78,7 +55,7 @@ PatternArgs CudaBackend::pattern_args(const AttentionPattern& pattern, int64_t k
 std::vector<SequenceArgs> CudaBackend::sequence_args(const AttentionForward& a) {
   std::vector<SequenceArgs> sequences;
   for (const AttentionSequence& s : a.sequences) {
-    check_sequence(s, a.q.dim(0));
+    check_reach(a.q.dim(2), s);
     SequenceArgs args{.keys = s.kv.keys,
                       .values = s.kv.values,
                       .page_stride = s.kv.page_stride,
@@ -100,13 +77,7 @@ std::vector<SequenceArgs> CudaBackend::sequence_args(const AttentionForward& a) 
 int64_t CudaBackend::attention_forward_workspace_bytes(const AttentionShape&) const { return 0; }
 
 void CudaBackend::attention_forward(const AttentionForward& a) {
-  check_queries(a.q, a.kv_heads, a.pattern, a.kv_head_begin, a.scale);
-  checks().like("forward", "out", a.out, a.q.dtype(), a.q);
-  require(a.kv_dtype == a.q.dtype(), "cuda attention: keys and values are {}, queries {}",
-          dtype_name(a.kv_dtype), dtype_name(a.q.dtype()));
-  if (a.lse.defined()) {
-    checks().exact("forward", "lse", a.lse, DType::kF32, {a.q.dim(1), a.q.dim(0)});
-  }
+  checks().forward(a, 0);
   const int64_t group = a.q.dim(1) / a.kv_heads;
   const auto sequences = sequence_args(a);
   std::vector<int64_t> packed;
@@ -159,27 +130,16 @@ int64_t CudaBackend::attention_backward_workspace_bytes(const AttentionShape& sh
 }
 
 void CudaBackend::attention_backward(const AttentionBackward& a) {
-  checks().rank("backward", "k", a.k, 3);
-  const int64_t kv_heads = a.k.dim(1);
-  check_queries(a.q, kv_heads, a.pattern, a.kv_head_begin, a.scale);
   const int64_t rows = a.q.dim(0), heads = a.q.dim(1), dim = a.q.dim(2);
+  checks().backward(
+      a, attention_backward_workspace_bytes({.rows = rows, .q_heads = heads, .head_dim = dim}));
+  const int64_t kv_heads = a.k.dim(1);
   const DType dtype = a.q.dtype();
-  for (const Tensor* x : {&a.dq, &a.out, &a.dout}) checks().like("backward", "dq", *x, dtype, a.q);
-  for (const Tensor* x : {&a.k, &a.v, &a.dk, &a.dv}) {
-    checks().exact("backward", "k", *x, dtype, {rows, kv_heads, dim});
-  }
-  checks().exact("backward", "lse", a.lse, DType::kF32, {heads, rows});
-  const int64_t needed =
-      attention_backward_workspace_bytes({rows, heads, kv_heads, dim, a.q.dtype()});
-  require(static_cast<int64_t>(a.workspace.size()) >= needed,
-          "cuda attention: the workspace has {} bytes, {} are needed", a.workspace.size(), needed);
-
   std::vector<SequenceArgs> documents;
   std::vector<int64_t> packed, keys;
   int64_t covered = 0;
   for (const DocumentRange& d : a.documents) {
-    require(d.row_begin >= 0 && d.row_count >= 0 && d.row_begin <= rows - d.row_count,
-            "cuda attention: a document has rows {} + {} of {}", d.row_begin, d.row_count, rows);
+    check_reach(dim, {.row_count = d.row_count, .kv = {.length = d.row_count}});
     documents.push_back(
         {.row_begin = d.row_begin, .row_count = d.row_count, .length = d.row_count});
     packed.push_back(d.row_count * (heads / kv_heads));
@@ -232,12 +192,11 @@ void CudaBackend::attention_backward(const AttentionBackward& a) {
 
 void CudaBackend::kv_write(const KvView& kv, DType kv_dtype, int64_t block_size,
                            int64_t first_position, const Tensor& k, const Tensor& v) {
-  checks().rank("kv_write", "k", k, 3);
-  checks().activation("kv_write", "k", k);
-  checks().like("kv_write", "v", v, kv_dtype, k);
-  require(first_position >= 0 && block_size > 0 &&
-              std::has_single_bit(static_cast<uint64_t>(block_size)),
-          "cuda kv_write: position {}, block size {}", first_position, block_size);
+  checks().kv_write(kv, kv_dtype, block_size, first_position, k, v);
+  require(kv_dtype == DType::kF32 || kv_dtype == DType::kBF16,
+          "cuda kv_write: {} is not done; use f32 or bf16", dtype_name(kv_dtype));
+  require(std::has_single_bit(static_cast<uint64_t>(block_size)),
+          "cuda kv_write: block size {} is no power of two", block_size);
   KvWriteArgs args{.to = {.keys = kv.keys,
                           .values = kv.values,
                           .page_stride = kv.page_stride,
@@ -255,11 +214,6 @@ void CudaBackend::kv_write(const KvView& kv, DType kv_dtype, int64_t block_size,
                    .head_dim = static_cast<int32_t>(k.dim(2)),
                    .block_shift = std::countr_zero(static_cast<uint64_t>(block_size))};
   if (kv.block_table != nullptr) {
-    for (int64_t block = first_position / block_size;
-         block * block_size < first_position + k.dim(0); ++block) {
-      require(block < kv.block_table_size && kv.block_table[block] >= 0,
-              "cuda kv_write: block {} has no page in a table of {}", block, kv.block_table_size);
-    }
     args.to.block_table =
         uploads_.put(std::span(kv.block_table, static_cast<size_t>(kv.block_table_size)));
   }

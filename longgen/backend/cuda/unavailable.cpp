@@ -9,6 +9,5 @@ std::unique_ptr<Backend> make_cuda_backend(int) {
       "this program was built without CUDA; build it where nvcc is found (see README), or use "
       "--device cpu");
 }
-bool cuda_is_built() { return false; }
 
 }  // namespace longgen

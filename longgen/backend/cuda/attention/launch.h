@@ -69,7 +69,7 @@ struct BackwardArgs {
   float scale = 1;
 };
 
-// bf16 on tensor cores: head sizes of kMmaHeadDims, rows and pages at multiples of 16 bytes.
+// bf16 on tensor cores: the head sizes of instances/, rows and pages at multiples of 16 bytes.
 bool has_mma_kernel(int64_t head_dim);
 void attention_forward_mma(const ForwardArgs& args, cudaStream_t stream);
 void attention_backward_mma(const BackwardArgs& args, cudaStream_t stream);
