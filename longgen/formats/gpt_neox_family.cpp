@@ -41,11 +41,7 @@ ModelConfig read_config(const JsonObject& config) {
 }
 
 void write_config(const ModelConfig& model, OrderedJson& out) {
-  out["vocab_size"] = model.vocab_size;
-  out["hidden_size"] = model.hidden_size;
-  out["intermediate_size"] = model.intermediate_size;
-  out["num_hidden_layers"] = model.num_layers;
-  out["num_attention_heads"] = model.num_heads;
+  write_dimensions(model, out);
   out["hidden_act"] = activation_name(model.activation);
   out["max_position_embeddings"] = model.max_position_embeddings;
   out["layer_norm_eps"] = model.norm_eps;

@@ -36,6 +36,14 @@ void read_dimensions(const JsonObject& config, std::string_view mlp_key, ModelCo
   model.max_position_embeddings = config.integer("max_position_embeddings", 1, kMaxDimension);
 }
 
+void write_dimensions(const ModelConfig& model, OrderedJson& out) {
+  out["vocab_size"] = model.vocab_size;
+  out["hidden_size"] = model.hidden_size;
+  out["intermediate_size"] = model.intermediate_size;
+  out["num_hidden_layers"] = model.num_layers;
+  out["num_attention_heads"] = model.num_heads;
+}
+
 void read_heads(const JsonObject& config, ModelConfig& model, int64_t otherwise) {
   model.num_kv_heads =
       config.integer_or("num_key_value_heads", model.num_heads, 1, model.num_heads);

@@ -26,11 +26,7 @@ ModelConfig read_llama_like(const JsonObject& config, std::string_view family,
 }
 
 void write_llama_like(const ModelConfig& model, OrderedJson& out) {
-  out["vocab_size"] = model.vocab_size;
-  out["hidden_size"] = model.hidden_size;
-  out["intermediate_size"] = model.intermediate_size;
-  out["num_hidden_layers"] = model.num_layers;
-  out["num_attention_heads"] = model.num_heads;
+  write_dimensions(model, out);
   out["num_key_value_heads"] = model.num_kv_heads;
   out["head_dim"] = model.head_dim;
   out["hidden_act"] = activation_name(model.activation);

@@ -33,11 +33,7 @@ ModelConfig read_config(const JsonObject& config) {
 }
 
 void write_config(const ModelConfig& model, OrderedJson& out) {
-  out["vocab_size"] = model.vocab_size;
-  out["hidden_size"] = model.hidden_size;
-  out["intermediate_size"] = model.intermediate_size;
-  out["num_hidden_layers"] = model.num_layers;
-  out["num_attention_heads"] = model.num_heads;
+  write_dimensions(model, out);
   out["num_key_value_heads"] = model.num_kv_heads;
   // Transformers uses head_dim where it is there, and some engines do not know it.
   if (model.head_dim * model.num_heads != model.hidden_size) out["head_dim"] = model.head_dim;
