@@ -14,6 +14,7 @@
 #include "longgen/cli/conversation.h"
 #include "longgen/cli/line_reader.h"
 #include "longgen/cli/load_model.h"
+#include "longgen/formats/json.h"
 #include "longgen/tokenizer/utf8.h"
 
 namespace longgen::cli {
@@ -31,10 +32,6 @@ constexpr const char* kHelp =
     "/exit           leave, as Ctrl-D does\n"
     "A line that ends in \\ goes on in the next. //text sends a message that starts with /.\n"
     "Ctrl-C stops a reply; what came of it stays in the conversation.\n";
-
-std::string dump(const OrderedJson& json, int indent) {
-  return json.dump(indent, ' ', false, OrderedJson::error_handler_t::replace);
-}
 
 // Bytes that are no UTF-8 become U+FFFD: the template works on characters.
 std::string clean_text(const std::string& text) {
@@ -74,16 +71,7 @@ class ChatCommand : public Command {
                       "Most tokens of a reply (as many as fit)");
     add_length_option(app, "--context", context_,
                       "Most tokens of the conversation (what the model was made for, at most 32K)");
-    app.add_option("--temperature", settings_.sampling.temperature, "0 is greedy")
-        ->capture_default_str();
-    app.add_option("--top-k", settings_.sampling.top_k, "Keep the k most likely; 0 is off")
-        ->capture_default_str();
-    app.add_option("--top-p", settings_.sampling.top_p,
-                   "Keep the most likely up to this probability")
-        ->capture_default_str();
-    app.add_option("--min-p", settings_.sampling.min_p,
-                   "Drop what is less likely than this share of the best")
-        ->capture_default_str();
+    add_sampling_options(app, settings_.sampling);
     app.add_option("--stop", settings_.stop, "Stop string; repeat it for several")
         ->allow_extra_args(false);
     app.add_option("--template", template_,
@@ -111,7 +99,9 @@ class ChatCommand : public Command {
     if (!system_.empty()) conversation.set_system(clean_text(system_));
     const int code = prompts_.empty() ? talk(engine, conversation) : say_all(engine, conversation);
     if (common_->json) {
-      write_out(dump({{"messages", conversation.messages()}, {"replies", replies_}}, -1) + "\n");
+      write_out(formats::dump_json(
+                    OrderedJson{{"messages", conversation.messages()}, {"replies", replies_}}) +
+                "\n");
     }
     return code;
   }
@@ -231,7 +221,8 @@ class ChatCommand : public Command {
       if (word == "/load") {
         load_conversation(conversation, rest);
       } else {
-        write_file_atomically(rest, dump({{"messages", conversation.messages()}}, 2) + "\n");
+        write_file_atomically(
+            rest, formats::dump_json(OrderedJson{{"messages", conversation.messages()}}, 2) + "\n");
         info("{} messages written to {}", conversation.messages().size(), rest);
       }
     } else {

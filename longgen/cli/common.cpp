@@ -69,6 +69,16 @@ std::unique_ptr<Backend> make_host_backend(const CommonOptions& options) {
   return make_backend(options);
 }
 
+void add_sampling_options(CLI::App& app, infer::SamplingParams& sampling) {
+  app.add_option("--temperature", sampling.temperature, "0 is greedy")->capture_default_str();
+  app.add_option("--top-k", sampling.top_k, "Keep the k most likely; 0 is off")
+      ->capture_default_str();
+  app.add_option("--top-p", sampling.top_p, "Keep the most likely up to this probability")
+      ->capture_default_str();
+  app.add_option("--min-p", sampling.min_p, "Drop what is less likely than this share of the best")
+      ->capture_default_str();
+}
+
 DType dtype_or(const CommonOptions& options, DType fallback) {
   if (options.dtype.empty()) return fallback;
   if (options.dtype == kQuantizedDtype) {

@@ -6,8 +6,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "longgen/backend/backend.h"
+#include "longgen/infer/sampler.h"
 
 namespace longgen::cli {
 
@@ -38,6 +40,9 @@ std::unique_ptr<Backend> make_host_backend(const CommonOptions& options);
 // --dtype when given, else `fallback`. Throws UsageError for kQuantizedDtype: only ModelLoader
 // knows it.
 DType dtype_or(const CommonOptions& options, DType fallback);
+
+// Adds --temperature, --top-k, --top-p, --min-p; the seed is a common option.
+void add_sampling_options(CLI::App& app, infer::SamplingParams& sampling);
 
 // A length option that reads 4096, 128K, 4M.
 CLI::Option* add_length_option(CLI::App& app, const std::string& flags, int64_t& value,

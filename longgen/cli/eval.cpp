@@ -15,6 +15,7 @@
 #include "longgen/eval/needles.h"
 #include "longgen/eval/perplexity.h"
 #include "longgen/eval/report.h"
+#include "longgen/formats/json.h"
 #include "longgen/pattern/hybrid_spec.h"
 
 namespace longgen::cli {
@@ -28,10 +29,6 @@ constexpr int64_t kShortWindow = 512;  // tokens of a window of task short-text
 const std::vector<std::string>& known_tasks() {
   static const std::vector<std::string> tasks = {"passkey", "needle", "perplexity", "short-text"};
   return tasks;
-}
-
-std::string dump(const Json& json, int indent = -1) {
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
 class EvalCommand : public Command {
@@ -262,7 +259,7 @@ class EvalCommand : public Command {
     for (const eval::NeedleReport& report : needle_reports_) {
       json["results"][report.task] = eval::to_json(report);
       for (const eval::NeedleSample& sample : report.samples) {
-        samples += dump(eval::to_json(report, sample)) + "\n";
+        samples += formats::dump_json(eval::to_json(report, sample)) + "\n";
       }
     }
     if (perplexity_) json["results"]["perplexity"] = eval::to_json(*perplexity_);
@@ -272,10 +269,10 @@ class EvalCommand : public Command {
                                        {"tokens", short_loss_->tokens},
                                        {"windows", short_loss_->windows}};
     }
-    if (common_->json) fmt::print("{}\n", dump(json));
+    if (common_->json) fmt::print("{}\n", formats::dump_json(json));
     if (output_.empty()) return;
     write_file_atomically(fs::path(output_) / "samples.jsonl", samples);
-    write_file_atomically(fs::path(output_) / "results.json", dump(json, 2) + "\n");
+    write_file_atomically(fs::path(output_) / "results.json", formats::dump_json(json, 2) + "\n");
   }
 
   const CommonOptions* common_ = nullptr;

@@ -9,6 +9,7 @@
 #include "longgen/base/units.h"
 #include "longgen/cli/command.h"
 #include "longgen/cli/load_model.h"
+#include "longgen/formats/json.h"
 
 namespace longgen::cli {
 namespace {
@@ -29,14 +30,7 @@ class GenerateCommand : public Command {
     app.add_option("-f,--file", files_, "File that holds a prompt; - reads stdin")
         ->allow_extra_args(false);
     add_length_option(app, "-n,--max-new-tokens", max_new_tokens_, "Tokens to generate (128)");
-    app.add_option("--temperature", sampling_.temperature, "0 is greedy")->capture_default_str();
-    app.add_option("--top-k", sampling_.top_k, "Keep the k most likely; 0 is off")
-        ->capture_default_str();
-    app.add_option("--top-p", sampling_.top_p, "Keep the most likely up to this probability")
-        ->capture_default_str();
-    app.add_option("--min-p", sampling_.min_p,
-                   "Drop what is less likely than this share of the best")
-        ->capture_default_str();
+    add_sampling_options(app, sampling_);
     app.add_option("--stop", stops_, "Stop string; repeat it for several")->allow_extra_args(false);
     app.add_flag("--special", special_, "Special tokens written in the prompt are meant as such");
     app.add_flag("--ignore-eos", ignore_eos_, "Go on after the end-of-text token");
@@ -118,12 +112,11 @@ class GenerateCommand : public Command {
     for (size_t i = 0; i < completions.size(); ++i) {
       const infer::Completion& completion = completions[i];
       if (common_->json) {
-        fmt::print("{}\n",
-                   nlohmann::json{{"prompt", prompts_[i]},
-                                  {"text", completion.text},
-                                  {"tokens", completion.ids},
-                                  {"finish_reason", infer::finish_reason_name(completion.reason)}}
-                       .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+        fmt::print("{}\n", formats::dump_json(formats::Json{
+                               {"prompt", prompts_[i]},
+                               {"text", completion.text},
+                               {"tokens", completion.ids},
+                               {"finish_reason", infer::finish_reason_name(completion.reason)}}));
       } else {
         fmt::print("--- prompt {} of {}\n{}\n", i + 1, completions.size(), completion.text);
       }

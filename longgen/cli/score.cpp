@@ -9,6 +9,7 @@
 #include "longgen/cli/command.h"
 #include "longgen/cli/load_model.h"
 #include "longgen/eval/perplexity.h"
+#include "longgen/formats/json.h"
 
 namespace longgen::cli {
 namespace {
@@ -82,8 +83,7 @@ class ScoreCommand : public Command {
     if (per_token_) {
       for (size_t t = 1; t < ids.size(); ++t) {
         fmt::print("{:>8} {:>8} {:>10.5f}  {}\n", t, ids[t], scores[t - 1],
-                   nlohmann::json(loaded.tokenizer->token_bytes(ids[t]))
-                       .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+                   formats::dump_json(formats::Json(loaded.tokenizer->token_bytes(ids[t]))));
       }
     }
     fmt::print("{:>20} {:>10} {:>12}\n", "positions", "NLL", "perplexity");

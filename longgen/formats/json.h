@@ -27,6 +27,13 @@ Json read_json_file(const std::filesystem::path& path, size_t max_bytes = size_t
 // Short text of a value for error messages.
 std::string describe_json(const Json& value);
 
+// A Json or OrderedJson as text for people and files. Strings may hold any bytes: what is no UTF-8
+// becomes U+FFFD. indent -1: one line.
+template <typename Value>
+std::string dump_json(const Value& value, int indent = -1) {
+  return value.dump(indent, ' ', false, Value::error_handler_t::replace);
+}
+
 // A JSON object and where it stands. It refers to the Json, which must outlive it.
 class JsonObject {
  public:
