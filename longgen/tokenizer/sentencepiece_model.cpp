@@ -252,10 +252,7 @@ std::string serialise_sentencepiece_model(const SentencePieceModel& model, bool 
     ProtoWriter message;
     message.bytes(1, piece.text);
     message.real(2, piece.score);
-    // SentencePiece never finds control pieces in a text.
-    const bool hidden = piece.type == PieceType::kNormal && !piece.in_text;
-    const PieceType type = hidden ? PieceType::kControl : piece.type;
-    if (type != PieceType::kNormal) message.number(3, static_cast<uint64_t>(type));
+    if (piece.type != PieceType::kNormal) message.number(3, static_cast<uint64_t>(piece.type));
     file.bytes(1, message.take());
   }
   ProtoWriter trainer;

@@ -30,7 +30,6 @@ struct SentencePieceModel {
     std::string text;  // U+2581 for a space
     float score = 0;   // merges with higher scores come first
     PieceType type = PieceType::kNormal;
-    bool in_text = true;  // false: no text becomes it
   };
   std::vector<Piece> pieces;  // by id
   int32_t unk = 0, bos = -1, eos = -1, pad = -1;

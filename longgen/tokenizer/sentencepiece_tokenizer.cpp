@@ -33,8 +33,7 @@ class SafeCuts {
     // Without byte fallback, unknown characters side by side become one token.
     alone_.fill(model.byte_fallback);
     for (const auto& piece : model.pieces) {
-      if (!piece.in_text || piece.type == PieceType::kControl || piece.type == PieceType::kUnknown)
-        continue;
+      if (piece.type == PieceType::kControl || piece.type == PieceType::kUnknown) continue;
       if (piece.type == PieceType::kByte) continue;
       const std::string text = with_spaces(piece.text);
       const size_t letter = text.find_first_not_of(' ');

@@ -80,7 +80,7 @@ std::unique_ptr<Tokenizer> byte_level() {
 std::unique_ptr<Tokenizer> sentencepiece() {
   SentencePieceModel model;
   const auto add = [&](std::string text, float score, PieceType type) {
-    model.pieces.push_back({std::move(text), score, type, true});
+    model.pieces.push_back({std::move(text), score, type});
   };
   add("<unk>", 0, PieceType::kUnknown);
   add("<s>", 0, PieceType::kControl);
