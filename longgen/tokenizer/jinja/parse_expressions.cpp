@@ -109,24 +109,24 @@ ExprPtr ExpressionParser::parse_expression(bool with_condition) {
   return expr;
 }
 
-ExprPtr ExpressionParser::parse_or() {
-  ExprPtr left = parse_and();
-  while (is_name("or")) {
-    const Place place = next().place;
-    ExprPtr right = parse_and();
-    left = make(ExprKind::kOr, place, list_of(std::move(left), std::move(right)));
+template <typename IsOperator>
+ExprPtr ExpressionParser::parse_left(ExprKind kind, ExprPtr (ExpressionParser::*operand)(),
+                                     const IsOperator& is_one) {
+  ExprPtr left = (this->*operand)();
+  while (is_one()) {
+    const Token op = next();
+    ExprPtr right = (this->*operand)();
+    left = make(kind, op.place, list_of(std::move(left), std::move(right)), op.text);
   }
   return left;
 }
 
+ExprPtr ExpressionParser::parse_or() {
+  return parse_left(ExprKind::kOr, &ExpressionParser::parse_and, [&] { return is_name("or"); });
+}
+
 ExprPtr ExpressionParser::parse_and() {
-  ExprPtr left = parse_not();
-  while (is_name("and")) {
-    const Place place = next().place;
-    ExprPtr right = parse_not();
-    left = make(ExprKind::kAnd, place, list_of(std::move(left), std::move(right)));
-  }
-  return left;
+  return parse_left(ExprKind::kAnd, &ExpressionParser::parse_not, [&] { return is_name("and"); });
 }
 
 ExprPtr ExpressionParser::parse_not() {
@@ -167,14 +167,8 @@ ExprPtr ExpressionParser::parse_compare() {
 }
 
 ExprPtr ExpressionParser::parse_sum() {
-  ExprPtr left = parse_concat();
-  while (is_operator("+") || is_operator("-")) {
-    const Token op = next();
-    ExprPtr right = parse_concat();
-    left =
-        make(ExprKind::kArithmetic, op.place, list_of(std::move(left), std::move(right)), op.text);
-  }
-  return left;
+  return parse_left(ExprKind::kArithmetic, &ExpressionParser::parse_concat,
+                    [&] { return is_operator("+") || is_operator("-"); });
 }
 
 ExprPtr ExpressionParser::parse_concat() {
@@ -187,24 +181,14 @@ ExprPtr ExpressionParser::parse_concat() {
 }
 
 ExprPtr ExpressionParser::parse_product() {
-  ExprPtr left = parse_power();
-  while (is_operator("*") || is_operator("/") || is_operator("//") || is_operator("%")) {
-    const Token op = next();
-    ExprPtr right = parse_power();
-    left =
-        make(ExprKind::kArithmetic, op.place, list_of(std::move(left), std::move(right)), op.text);
-  }
-  return left;
+  return parse_left(ExprKind::kArithmetic, &ExpressionParser::parse_power, [&] {
+    return is_operator("*") || is_operator("/") || is_operator("//") || is_operator("%");
+  });
 }
 
 ExprPtr ExpressionParser::parse_power() {
-  ExprPtr left = parse_unary();
-  while (is_operator("**")) {
-    const Place place = next().place;
-    ExprPtr right = parse_unary();
-    left = make(ExprKind::kArithmetic, place, list_of(std::move(left), std::move(right)), "**");
-  }
-  return left;
+  return parse_left(ExprKind::kArithmetic, &ExpressionParser::parse_operand,
+                    [&] { return is_operator("**"); });
 }
 
 ExprPtr ExpressionParser::parse_unary(bool with_filters) {

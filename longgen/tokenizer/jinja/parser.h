@@ -56,6 +56,11 @@ class ExpressionParser {
   ExprPtr make(ExprKind kind, Place place, std::vector<ExprPtr> parts = {}, std::string name = "");
   bool at_tuple_end(std::string_view end_word) const;
 
+  // Operators of one rank, which group from the left: `operand`s with whatever is_one() accepts
+  // between them.
+  template <typename IsOperator>
+  ExprPtr parse_left(ExprKind kind, ExprPtr (ExpressionParser::*operand)(),
+                     const IsOperator& is_one);
   ExprPtr parse_or();
   ExprPtr parse_and();
   ExprPtr parse_not();
@@ -64,7 +69,8 @@ class ExpressionParser {
   ExprPtr parse_concat();
   ExprPtr parse_product();
   ExprPtr parse_power();
-  ExprPtr parse_unary(bool with_filters = true);
+  ExprPtr parse_operand() { return parse_unary(true); }
+  ExprPtr parse_unary(bool with_filters);
   ExprPtr parse_primary();
   ExprPtr parse_string();
   ExprPtr parse_number();
