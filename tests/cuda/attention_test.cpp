@@ -47,6 +47,17 @@ Shapes shapes() {
   add(2, 1, 96, 150, pattern(64, 1, 1));
   add(2, 1, 48, 150, pattern(64, 1, 1));  // no tensor-core kernel
   add(4, 2, 64, 640, pattern(64, 2, 1), {{0, 100}, {128, 300}, {448, 190}});
+  // Tiles of 128 and 192 queries: their edges, blocks that only some of a tile's warpgroups see.
+  for (const int64_t rows : {64, 65, 127, 128, 129, 193, 257}) add(2, 1, 128, rows, pattern(64));
+  for (const int64_t rows : {191, 192, 193, 385}) add(2, 2, 64, rows, pattern(64));
+  for (const int64_t dim : {64, 128}) {
+    for (const int64_t local : {1, 2, 3}) add(2, 1, dim, 500, pattern(64, local));
+    add(2, 1, dim, 900, pattern(64, 4, 1));
+    add(4, 2, dim, 900, pattern(64, 3, 2, 4, {0, 3}));
+    add(2, 1, dim, 640, pattern(64, 2, 1), {{0, 1}, {64, 65}, {192, 129}, {384, 193}});
+    add(2, 1, dim, 640, pattern(64), {{0, 63}, {64, 128}, {192, 255}});
+  }
+  add(16, 1, 128, 200, pattern(64, 2, 1));
   add(2, 2, 64, 400, pattern(64, 100, 1));  // a budget beyond the length
   add(3, 1, 64, 260, pattern(64), {}, 4);   // sharp
   return all;
@@ -179,13 +190,18 @@ TEST_F(CudaAttention, EqualBitsOverRepeats) {
 // Chunks over shuffled pages, written by kv_write, with dead blocks released: the rows of the whole
 // call. One row at a time takes the road of split keys.
 TEST_F(CudaAttention, PagesAndChunks) {
+  const std::pair<AttentionPattern, int64_t> shapes[] = {{pattern(64), 64},
+                                                         {pattern(64, 2, 1), 64},
+                                                         {pattern(16, 5, 2, 3), 64},
+                                                         {pattern(64), 128},
+                                                         {pattern(64, 2, 1, 4), 128}};
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const AttentionPattern& shape : {pattern(64), pattern(64, 2, 1), pattern(16, 5, 2, 3)}) {
+    for (const auto& [shape, head_dim] : shapes) {
       for (const int64_t chunk : {1, 100}) {
         AttentionShapeCase c{.dtype = dtype,
                              .q_heads = 6,
                              .kv_heads = 2,
-                             .head_dim = 64,
+                             .head_dim = head_dim,
                              .rows = chunk == 1 ? 1100 : 517,
                              .pattern = shape};
         SCOPED_TRACE(c.to_string() + " chunk " + std::to_string(chunk));

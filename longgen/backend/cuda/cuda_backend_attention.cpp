@@ -3,6 +3,8 @@
 #include <bit>
 
 #include "longgen/backend/attention_checks.h"
+#include "longgen/backend/cuda/attention/hopper/backward.h"
+#include "longgen/backend/cuda/attention/hopper/forward_plan.h"
 #include "longgen/backend/cuda/attention/work_list.h"
 #include "longgen/backend/cuda/cuda_backend.h"
 #include "longgen/base/error.h"
@@ -30,6 +32,49 @@ void check_reach(int64_t head_dim, const AttentionSequence& s) {
               s.kv.length <= INT32_MAX / 2,
           "cuda attention: queries at positions [{}, {}) and {} keys in a sequence",
           s.first_position, s.first_position + s.row_count, s.kv.length);
+}
+
+// wgmma and TMA (hopper/), or the first kernels: those pack the heads of a group into one tile and
+// cut the keys into pieces, which wins while a call has few queries.
+bool runs_on_hopper_kernel(const ForwardArgs& f, std::span<const SequenceArgs> sequences,
+                           int64_t key_tiles, int processors) {
+  constexpr int64_t kFewKeyTiles = 64;
+  if (!hopper::takes_forward(f)) return false;
+  int64_t rows = 0, items = 0;
+  for (const SequenceArgs& s : sequences) {
+    rows = std::max(rows, s.row_count);
+    items += s.row_count / hopper::tile_rows(f.head_dim) + 1;
+  }
+  if (rows * f.group <= kTileRows) return false;
+  return f.splits == 1 || key_tiles <= kFewKeyTiles ||
+         2 * items * f.group * f.kv_heads >= processors;
+}
+
+// f: complete but for the tiles.
+void run_hopper_kernel(const AttentionForward& a, const ForwardArgs& f,
+                       std::span<const SequenceArgs> sequences, int processors, Uploads& uploads,
+                       cudaStream_t stream) {
+  std::vector<int64_t> pages;
+  for (const AttentionSequence& s : a.sequences) {
+    const std::span table(s.kv.block_table, static_cast<size_t>(s.kv.block_table_size));
+    pages.push_back(table.empty() ? 0 : std::ranges::max(table) + 1);
+  }
+  const int tile_rows = hopper::tile_rows(f.head_dim);
+  const auto tiles = hopper::forward_tiles(sequences, tile_rows);
+  const auto maps = hopper::forward_kv_maps(sequences, pages, f.kv_heads, f.head_dim);
+  const int32_t zero = 0;
+  hopper::HopperForwardArgs h{.q = {}, .out = {}, .call = f};
+  h.call.tiles = uploads.put(std::span(tiles));
+  h.call.tile_count = static_cast<int32_t>(tiles.size());
+  h.kv = uploads.put(std::span(maps));
+  h.next_item = static_cast<int32_t*>(uploads.put(&zero, sizeof zero));
+  h.processors = processors;
+  hopper::set_query_maps(h, a.q.dim(0), tile_rows);
+  if (f.head_dim == 128) {
+    hopper::launch_forward<128>(h, stream);
+  } else {
+    hopper::launch_forward<64>(h, stream);
+  }
 }
 
 }  // namespace
@@ -119,6 +164,10 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
     visible = a.pattern->tokens_kept(longest, a.kv_head_begin) / kTileRows;
   }
   f.splits = key_splits(blocks, device_.processors, visible, kLeastTilesPerSplit);
+  if (runs_on_hopper_kernel(f, sequences, visible, device_.processors)) {
+    run_hopper_kernel(a, f, sequences, device_.processors, uploads_, stream_.get());
+    return;
+  }
   f.partials = f.splits > 1 ? scratch_.get<float>() : nullptr;
   require(f.splits == 1 || f.splits * blocks * kTileRows * (f.head_dim + 2) * 4 <= scratch_.bytes(),
           "cuda attention: {} pieces of {} tiles do not fit", f.splits, blocks);
@@ -126,15 +175,18 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
 }
 
 int64_t CudaBackend::attention_backward_workspace_bytes(const AttentionShape& shape) const {
-  return shape.q_heads * shape.rows * static_cast<int64_t>(sizeof(float));
+  return std::max(shape.q_heads * shape.rows * static_cast<int64_t>(sizeof(float)),
+                  hopper::backward_workspace_bytes(shape));
 }
 
 void CudaBackend::attention_backward(const AttentionBackward& a) {
   const int64_t rows = a.q.dim(0), heads = a.q.dim(1), dim = a.q.dim(2);
-  checks().backward(
-      a, attention_backward_workspace_bytes({.rows = rows, .q_heads = heads, .head_dim = dim}));
   const int64_t kv_heads = a.k.dim(1);
   const DType dtype = a.q.dtype();
+  checks().backward(
+      a,
+      attention_backward_workspace_bytes(
+          {.rows = rows, .q_heads = heads, .kv_heads = kv_heads, .head_dim = dim, .dtype = dtype}));
   std::vector<SequenceArgs> documents;
   std::vector<int64_t> packed, keys;
   int64_t covered = 0;
@@ -160,16 +212,12 @@ void CudaBackend::attention_backward(const AttentionBackward& a) {
                  .delta = reinterpret_cast<float*>(a.workspace.data()),
                  .lse_head = a.lse.stride(0),
                  .delta_head = rows,
-                 .documents = uploads_.put(std::span<const SequenceArgs>(documents)),
-                 .query_tiles = uploads_.put(std::span(query_tiles)),
-                 .key_tiles = uploads_.put(std::span(key_tiles)),
                  .query_tile_count = static_cast<int32_t>(query_tiles.size()),
                  .key_tile_count = static_cast<int32_t>(key_tiles.size()),
                  .kv_heads = static_cast<int32_t>(kv_heads),
                  .group = static_cast<int32_t>(heads / kv_heads),
                  .head_dim = static_cast<int32_t>(dim),
                  .rows = rows,
-                 .pattern = pattern_args(*a.pattern, kv_heads, a.kv_head_begin),
                  .scale = static_cast<float>(a.scale)};
   b.q = strides(a.q, &b.q_row, &b.q_head);
   b.k = strides(a.k, &b.k_row, &b.k_head);
@@ -179,6 +227,14 @@ void CudaBackend::attention_backward(const AttentionBackward& a) {
   b.dq = strides(a.dq, &b.dq_row, &b.dq_head);
   b.dk = strides(a.dk, &b.dk_row, &b.dk_head);
   b.dv = strides(a.dv, &b.dv_row, &b.dv_head);
+  if (hopper::takes_backward(a)) {
+    hopper::attention_backward(a, b, uploads_, device_.processors, stream_.get());
+    return;
+  }
+  b.documents = uploads_.put(std::span<const SequenceArgs>(documents));
+  b.query_tiles = uploads_.put(std::span(query_tiles));
+  b.key_tiles = uploads_.put(std::span(key_tiles));
+  b.pattern = pattern_args(*a.pattern, kv_heads, a.kv_head_begin);
   const bool bf16 = dtype == DType::kBF16;
   attention_delta(b, bf16, stream_.get());
   const auto inputs = {&a.q, &a.k, &a.v, &a.dout, &a.dq, &a.dk, &a.dv};
