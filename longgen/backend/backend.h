@@ -118,6 +118,11 @@ struct AdamW {
   double gradient_scale = 1;  // gradients are multiplied by it first (clipping)
 };
 
+// Which random numbers round a tensor's elements; see backend/stochastic_rounding.h.
+struct StochasticRounding {
+  uint64_t seed = 0, stream = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -130,11 +135,24 @@ class Backend {
   // The dtype that commands take when none is asked for: the fastest that the device computes in.
   virtual DType preferred_dtype() const { return DType::kF32; }
   virtual MemoryResource& memory() = 0;
+  // Returns when all that was queued has run: for those who measure.
+  virtual void synchronize() {}
 
   // --- moving ---
   virtual void zero(const Tensor& x) = 0;
   // Same shape; converts between f64, f32, bf16 and f16 (round to nearest even).
   virtual void copy(const Tensor& dst, const Tensor& src) = 0;
+  // Host memory that copy_beside() reaches at full speed.
+  virtual MemoryResource& offload_memory() { return memory(); }
+  // dst = src, alike and contiguous, one in memory(), the other in offload_memory(): begins when
+  // what is queued now has run, and runs beside what is queued later. Such copies keep their order.
+  // Returns a number for wait_for_copy(). Neither side may be written before that (nor dst read).
+  virtual int64_t copy_beside(const Tensor& dst, const Tensor& src) {
+    copy(dst, src);
+    return 0;
+  }
+  // What is queued from now on runs after that copy and those before it.
+  virtual void wait_for_copy(int64_t) {}
 
   // --- embedding ---
   // out [T, d] = table [V, d] rows ids (i32 [T]); an id outside [0, V) is an Error. A quantised
@@ -213,6 +231,11 @@ class Backend {
   // master.
   virtual void adamw_step(const Tensor& weights, const Tensor& master, const Tensor& m,
                           const Tensor& v, const Tensor& gradient, const AdamW& args) = 0;
+  // The same without a master: weights, m and v are bf16, contiguous, rounded stochastically after
+  // arithmetic in acc; gradient acc. The update is formed from the moments before their rounding.
+  virtual void adamw_step_bf16(const Tensor& weights, const Tensor& m, const Tensor& v,
+                               const Tensor& gradient, const AdamW& args,
+                               const StochasticRounding& rounding) = 0;
 };
 
 // fp64 loops, one thread: the truth that the others are tested against.

@@ -68,6 +68,9 @@ class CpuBackend : public Backend {
   double sum_of_squares(const Tensor& x) override;
   void adamw_step(const Tensor& weights, const Tensor& master, const Tensor& m, const Tensor& v,
                   const Tensor& gradient, const AdamW& args) override;
+  void adamw_step_bf16(const Tensor& weights, const Tensor& m, const Tensor& v,
+                       const Tensor& gradient, const AdamW& args,
+                       const StochasticRounding& rounding) override;
 
  private:
   HostMemory memory_;

@@ -236,6 +236,27 @@ double CpuBackend::sum_of_squares(const Tensor& x) {
   return total;
 }
 
+namespace {
+
+AdamWFactors adamw_factors(const AdamW& args) {
+  require(args.step >= 1, "cpu adamw_step: step {}; the first is 1", args.step);
+  const double correct_m = 1 - std::pow(args.beta1, static_cast<double>(args.step));
+  const double correct_v = 1 - std::pow(args.beta2, static_cast<double>(args.step));
+  return {
+      .beta1 = static_cast<float>(args.beta1),
+      .beta2 = static_cast<float>(args.beta2),
+      .one_minus_beta1 = static_cast<float>(1 - args.beta1),
+      .one_minus_beta2 = static_cast<float>(1 - args.beta2),
+      .gradient_scale = static_cast<float>(args.gradient_scale),
+      .m_factor = static_cast<float>(args.lr / correct_m),
+      .v_factor = static_cast<float>(1 / correct_v),
+      .eps = static_cast<float>(args.eps),
+      .decay = static_cast<float>(args.lr * args.weight_decay),
+  };
+}
+
+}  // namespace
+
 void CpuBackend::adamw_step(const Tensor& weights, const Tensor& master, const Tensor& m,
                             const Tensor& v, const Tensor& gradient, const AdamW& args) {
   constexpr std::string_view kOp = "adamw_step";
@@ -250,20 +271,7 @@ void CpuBackend::adamw_step(const Tensor& weights, const Tensor& master, const T
             names[i], tensors[i]->shape_string(), weights.numel());
   }
   require(weights.is_contiguous(), "cpu adamw_step: weights must be contiguous");
-  require(args.step >= 1, "cpu adamw_step: step {}; the first is 1", args.step);
-  const double correct_m = 1 - std::pow(args.beta1, static_cast<double>(args.step));
-  const double correct_v = 1 - std::pow(args.beta2, static_cast<double>(args.step));
-  const AdamWFactors factors = {
-      .beta1 = static_cast<float>(args.beta1),
-      .beta2 = static_cast<float>(args.beta2),
-      .one_minus_beta1 = static_cast<float>(1 - args.beta1),
-      .one_minus_beta2 = static_cast<float>(1 - args.beta2),
-      .gradient_scale = static_cast<float>(args.gradient_scale),
-      .m_factor = static_cast<float>(args.lr / correct_m),
-      .v_factor = static_cast<float>(1 / correct_v),
-      .eps = static_cast<float>(args.eps),
-      .decay = static_cast<float>(args.lr * args.weight_decay),
-  };
+  const AdamWFactors factors = adamw_factors(args);
   by_dtype(weights.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const auto step = row_kernels<T>(context_.isa).adamw;
@@ -272,6 +280,26 @@ void CpuBackend::adamw_step(const Tensor& weights, const Tensor& master, const T
            element_as<float>(m, at[0]), element_as<float>(v, at[0]),
            element_as<float>(gradient, at[0]), n);
     });
+  });
+}
+
+void CpuBackend::adamw_step_bf16(const Tensor& weights, const Tensor& m, const Tensor& v,
+                                 const Tensor& gradient, const AdamW& args,
+                                 const StochasticRounding& rounding) {
+  constexpr std::string_view kOp = "adamw_step_bf16";
+  for (const auto& [name, x, dtype] : {std::tuple{"weights", &weights, DType::kBF16},
+                                       {"m", &m, DType::kBF16},
+                                       {"v", &v, DType::kBF16},
+                                       {"gradient", &gradient, DType::kF32}}) {
+    check_like(kOp, name, *x, dtype, weights);
+    require(x->is_contiguous(), "cpu {}: {} must be contiguous", kOp, name);
+  }
+  const AdamWFactors factors = adamw_factors(args);
+  const RowRounding by{rounding.seed, rounding.stream};
+  const auto step = row_kernels<uint16_t>(context_.isa).adamw_bf16;
+  for_stretches(pool_, std::array{&weights}, [&](const auto& at, int64_t n) {
+    step(factors, by, at[0], element_as<uint16_t>(weights, at[0]), element_as<uint16_t>(m, at[0]),
+         element_as<uint16_t>(v, at[0]), element_as<float>(gradient, at[0]), n);
   });
 }
 

@@ -273,6 +273,60 @@ void adamw(const AdamWFactors& f, T* weights, float* master, float* m, float* v,
   });
 }
 
+// Words 0 and 1, or 2 and 3, of philox(seed, stream, i / 2) for elements i = first, first + 1, ...:
+// see base/rng.h. Loops of kLanes, for the compiler to vectorise.
+LONGGEN_SIMD void rounding_words(const RowRounding& rounding, int64_t first, Vu& low, Vu& high) {
+  uint32_t x[4][kLanes];
+  for (int l = 0; l < kLanes; ++l) {
+    const uint64_t counter = static_cast<uint64_t>(first + l) / 2;
+    x[0][l] = static_cast<uint32_t>(counter);
+    x[1][l] = static_cast<uint32_t>(counter >> 32);
+    x[2][l] = static_cast<uint32_t>(rounding.stream);
+    x[3][l] = static_cast<uint32_t>(rounding.stream >> 32);
+  }
+  auto key0 = static_cast<uint32_t>(rounding.seed);
+  auto key1 = static_cast<uint32_t>(rounding.seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    for (int l = 0; l < kLanes; ++l) {
+      const uint64_t p0 = uint64_t{0xD2511F53u} * x[0][l], p1 = uint64_t{0xCD9E8D57u} * x[2][l];
+      const uint32_t x1 = x[1][l], x3 = x[3][l];
+      x[0][l] = static_cast<uint32_t>(p1 >> 32) ^ x1 ^ key0;
+      x[1][l] = static_cast<uint32_t>(p1);
+      x[2][l] = static_cast<uint32_t>(p0 >> 32) ^ x3 ^ key1;
+      x[3][l] = static_cast<uint32_t>(p0);
+    }
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  for (int l = 0; l < kLanes; ++l) {
+    const bool odd = (first + l) % 2 != 0;
+    low[l] = odd ? x[2][l] : x[0][l];
+    high[l] = odd ? x[3][l] : x[1][l];
+  }
+}
+
+// The upper half of x + bits (below 2^16): what rounding to bf16 by these bits gives, still as f32.
+LONGGEN_SIMD Vf rounded_by(Vf x, Vu bits) {
+  const Vu sum = ((Vu)x + bits) & 0xffff0000u;
+  return (x != x) ? x : (Vf)sum;
+}
+
+void adamw_bf16(const AdamWFactors& f, const RowRounding& rounding, int64_t first,
+                uint16_t* weights, uint16_t* m, uint16_t* v, const float* gradient, int64_t n) {
+  for_lanes(n, [=](int64_t i, int64_t lanes) {
+    const Vf g = get(gradient + i, lanes) * f.gradient_scale;
+    const Vf mean = f.beta1 * get(m + i, lanes) + f.one_minus_beta1 * g;
+    const Vf square = f.beta2 * get(v + i, lanes) + f.one_minus_beta2 * (g * g);
+    const Vf update = f.m_factor * mean / (sqrt(f.v_factor * square) + f.eps);
+    const Vf old = get(weights + i, lanes);
+    Vu low, high;
+    rounding_words(rounding, first + i, low, high);
+    put(weights + i, rounded_by(old - (update + f.decay * old), low & 0xffffu), lanes);
+    put(m + i, rounded_by(mean, low >> 16), lanes);
+    put(v + i, rounded_by(square, high & 0xffffu), lanes);
+  });
+}
+
 template <typename T>
 constexpr RowKernels<T> kRowKernels = {
     add<T>,
@@ -288,6 +342,7 @@ constexpr RowKernels<T> kRowKernels = {
     activation_backward<T>,
     cross_entropy<T>,
     adamw<T>,
+    adamw_bf16,
 };
 
 }  // namespace

@@ -26,4 +26,9 @@ struct AdamWFactors {
   float decay;  // lr * weight decay
 };
 
+// Which random numbers round; see backend/stochastic_rounding.h.
+struct RowRounding {
+  uint64_t seed, stream;
+};
+
 }  // namespace longgen

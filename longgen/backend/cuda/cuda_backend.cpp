@@ -20,6 +20,18 @@ const OperandChecks& checks() {
   return value;
 }
 
+AdamWArgs adamw_args(const AdamW& o) {
+  const auto step = static_cast<double>(o.step);
+  return {.lr = static_cast<float>(o.lr),
+          .beta1 = static_cast<float>(o.beta1),
+          .beta2 = static_cast<float>(o.beta2),
+          .eps = static_cast<float>(o.eps),
+          .weight_decay = static_cast<float>(o.weight_decay),
+          .gradient_scale = static_cast<float>(o.gradient_scale),
+          .correct_m = static_cast<float>(1 - std::pow(o.beta1, step)),
+          .correct_v = static_cast<float>(1 - std::pow(o.beta2, step))};
+}
+
 const Tensor& plain(const WeightView& w) {
   require(w.scheme == WeightScheme::kPlain,
           "the cuda backend computes with plain weights only; load them dequantised (--dtype "
@@ -101,6 +113,7 @@ CudaBackend::Device::Device(int i) : index(i) {
 CudaBackend::CudaBackend(int device)
     : device_(device),
       products_(stream_.get()),
+      copies_(stream_.get()),
       uploads_(stream_.get()),
       scratch_(kScratchBytes),
       error_flag_(256) {}
@@ -367,18 +380,22 @@ void CudaBackend::adamw_step(const Tensor& weights, const Tensor& master, const 
     require(x->is_contiguous() && weights.is_contiguous(), "cuda adamw: {} is not contiguous",
             x->shape_string());
   }
-  const auto step = static_cast<double>(o.step);
-  const AdamWArgs args{.lr = static_cast<float>(o.lr),
-                       .beta1 = static_cast<float>(o.beta1),
-                       .beta2 = static_cast<float>(o.beta2),
-                       .eps = static_cast<float>(o.eps),
-                       .weight_decay = static_cast<float>(o.weight_decay),
-                       .gradient_scale = static_cast<float>(o.gradient_scale),
-                       .correct_m = static_cast<float>(1 - std::pow(o.beta1, step)),
-                       .correct_v = static_cast<float>(1 - std::pow(o.beta2, step))};
   cuda::adamw_step(weights.raw(), element_of(weights.dtype()), master.data<float>(),
-                   m.data<float>(), v.data<float>(), gradient.data<float>(), weights.numel(), args,
-                   stream_.get());
+                   m.data<float>(), v.data<float>(), gradient.data<float>(), weights.numel(),
+                   adamw_args(o), stream_.get());
+}
+
+void CudaBackend::adamw_step_bf16(const Tensor& weights, const Tensor& m, const Tensor& v,
+                                  const Tensor& gradient, const AdamW& o,
+                                  const StochasticRounding& rounding) {
+  for (const Tensor* x : {&weights, &m, &v, &gradient}) {
+    const DType dtype = x == &gradient ? DType::kF32 : DType::kBF16;
+    checks().like("adamw", "state", *x, dtype, weights);
+    require(x->is_contiguous() && reinterpret_cast<uintptr_t>(x->raw()) % 16 == 0,
+            "cuda adamw: {} is not contiguous at a multiple of 16 bytes", x->shape_string());
+  }
+  cuda::adamw_step_bf16(weights.raw(), m.raw(), v.raw(), gradient.data<float>(), weights.numel(),
+                        adamw_args(o), rounding.seed, rounding.stream, stream_.get());
 }
 
 }  // namespace longgen::cuda

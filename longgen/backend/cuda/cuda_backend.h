@@ -11,6 +11,7 @@
 
 #include "longgen/backend/backend.h"
 #include "longgen/backend/cuda/attention/launch.h"
+#include "longgen/backend/cuda/copy_queue.h"
 #include "longgen/backend/cuda/launch.h"
 #include "longgen/backend/cuda/products.h"
 #include "longgen/backend/cuda/runtime.h"
@@ -28,9 +29,13 @@ class CudaBackend : public Backend {
   }
   DType preferred_dtype() const override { return DType::kBF16; }
   MemoryResource& memory() override { return memory_; }
+  void synchronize() override { finish(); }
 
   void zero(const Tensor& x) override;
   void copy(const Tensor& dst, const Tensor& src) override;
+  MemoryResource& offload_memory() override { return pinned_; }
+  int64_t copy_beside(const Tensor& dst, const Tensor& src) override;
+  void wait_for_copy(int64_t copy) override { copies_.wait(copy); }
 
   void embedding_forward(const Tensor& out, const WeightView& table, const Tensor& ids,
                          bool accumulate) override;
@@ -70,6 +75,9 @@ class CudaBackend : public Backend {
   double sum_of_squares(const Tensor& x) override;
   void adamw_step(const Tensor& weights, const Tensor& master, const Tensor& m, const Tensor& v,
                   const Tensor& gradient, const AdamW& args) override;
+  void adamw_step_bf16(const Tensor& weights, const Tensor& m, const Tensor& v,
+                       const Tensor& gradient, const AdamW& args,
+                       const StochasticRounding& rounding) override;
 
  private:
   struct Device {
@@ -92,6 +100,8 @@ class CudaBackend : public Backend {
   CudaMemory memory_;
   Stream stream_;
   Products products_;
+  PinnedMemory pinned_;
+  CopyQueue copies_;
   Uploads uploads_;
   Buffer scratch_;     // partial sums, numbers on their way to the host
   Buffer error_flag_;  // int: see ErrorFlag

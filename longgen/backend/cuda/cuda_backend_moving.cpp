@@ -45,6 +45,14 @@ void CudaBackend::copy(const Tensor& dst, const Tensor& src) {
   }
 }
 
+int64_t CudaBackend::copy_beside(const Tensor& dst, const Tensor& src) {
+  const auto a = dst.shape(), b = src.shape();
+  require(std::equal(a.begin(), a.end(), b.begin(), b.end()) && dst.dtype() == src.dtype() &&
+              dst.is_contiguous() && src.is_contiguous(),
+          "cuda copy beside: {} from {}", dst.shape_string(), src.shape_string());
+  return copies_.start(dst.raw(), src.raw(), src.bytes());
+}
+
 // Rows of the host through the scratch buffer, as many at a time as fit; the device converts.
 void CudaBackend::upload(const Tensor& dst, const Tensor& src) {
   if (dst.dtype() == src.dtype() && dst.is_contiguous() && src.is_contiguous()) {

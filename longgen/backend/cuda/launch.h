@@ -84,5 +84,9 @@ struct AdamWArgs {
 // weights may be the master.
 void adamw_step(void* weights, Element type, float* master, float* m, float* v,
                 const float* gradient, int64_t n, const AdamWArgs& args, cudaStream_t stream);
+// Without a master: bf16 at multiples of 16 bytes, rounded as backend/stochastic_rounding.h says.
+void adamw_step_bf16(void* weights, void* m, void* v, const float* gradient, int64_t n,
+                     const AdamWArgs& args, uint64_t seed, uint64_t rounding_stream,
+                     cudaStream_t stream);
 
 }  // namespace longgen::cuda

@@ -145,6 +145,10 @@ class Meta : public MetaBackend {
       counts_.bytes_moved += weights.bytes();
     }
   }
+  void adamw_step_bf16(const Tensor& weights, const Tensor& m, const Tensor& v,
+                       const Tensor& gradient, const AdamW&, const StochasticRounding&) override {
+    call({&weights, &weights, &m, &m, &v, &v, &gradient});
+  }
 
  private:
   static void same_shape(const char* what, const Tensor& a, const Tensor& b) {

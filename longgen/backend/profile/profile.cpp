@@ -53,6 +53,7 @@ class Profile : public ProfilingBackend {
   }
   DType preferred_dtype() const override { return inner_.preferred_dtype(); }
   MemoryResource& memory() override { return inner_.memory(); }
+  void synchronize() override { inner_.synchronize(); }
 
   void zero(const Tensor& x) override {
     run("zero", x.shape_string(), [&](Backend& b) { b.zero(x); });
@@ -60,6 +61,12 @@ class Profile : public ProfilingBackend {
   void copy(const Tensor& dst, const Tensor& src) override {
     run("copy", dst.shape_string(), [&](Backend& b) { b.copy(dst, src); });
   }
+  // Not timed: they run beside what is.
+  MemoryResource& offload_memory() override { return inner_.offload_memory(); }
+  int64_t copy_beside(const Tensor& dst, const Tensor& src) override {
+    return inner_.copy_beside(dst, src);
+  }
+  void wait_for_copy(int64_t copy) override { inner_.wait_for_copy(copy); }
 
   void embedding_forward(const Tensor& out, const EmbeddingTable& table, const Tensor& ids,
                          bool accumulate) override {
@@ -157,6 +164,12 @@ class Profile : public ProfilingBackend {
     run("adamw_step", weights.shape_string(),
         [&](Backend& b) { b.adamw_step(weights, master, m, v, gradient, args); });
   }
+  void adamw_step_bf16(const Tensor& weights, const Tensor& m, const Tensor& v,
+                       const Tensor& gradient, const AdamW& args,
+                       const StochasticRounding& rounding) override {
+    run("adamw_step_bf16", weights.shape_string(),
+        [&](Backend& b) { b.adamw_step_bf16(weights, m, v, gradient, args, rounding); });
+  }
 
  private:
   // call(backend), first with one that counts, then with the one that is timed.
@@ -166,6 +179,7 @@ class Profile : public ProfilingBackend {
     call(*counter_);
     const double start = monotonic_seconds();
     call(inner_);
+    inner_.synchronize();
     const double seconds = monotonic_seconds() - start;
     ProfileEntry& entry = entries_[{operation, shape}];
     entry.operation = operation;

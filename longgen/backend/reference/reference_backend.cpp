@@ -10,6 +10,7 @@
 #include "longgen/backend/reference/attention.h"
 #include "longgen/backend/reference/pointwise.h"
 #include "longgen/backend/reference/rows.h"
+#include "longgen/backend/stochastic_rounding.h"
 
 namespace longgen {
 namespace {
@@ -345,6 +346,26 @@ class ReferenceBackend : public Backend {
         w -= o.lr * (update + o.weight_decay * w);
         row(weights, r)[c] = w;
       }
+    }
+  }
+
+  // In f64, then to f32, then as the bits say.
+  void adamw_step_bf16(const Tensor& weights, const Tensor& m, const Tensor& v,
+                       const Tensor& gradient, const AdamW& o,
+                       const StochasticRounding& rounding) override {
+    const double correct_m = 1 - std::pow(o.beta1, static_cast<double>(o.step));
+    const double correct_v = 1 - std::pow(o.beta2, static_cast<double>(o.step));
+    for (int64_t i = 0; i < weights.numel(); ++i) {
+      bf16 &w = weights.data<bf16>()[i], &mean = m.data<bf16>()[i], &square = v.data<bf16>()[i];
+      const double g = gradient.data<double>()[i] * o.gradient_scale, old = static_cast<double>(w);
+      const double new_m = o.beta1 * static_cast<double>(mean) + (1 - o.beta1) * g;
+      const double new_v = o.beta2 * static_cast<double>(square) + (1 - o.beta2) * g * g;
+      const double update = new_m / correct_m / (std::sqrt(new_v / correct_v) + o.eps);
+      const double new_w = old - o.lr * (update + o.weight_decay * old);
+      const RoundingBits bits = rounding_bits(rounding, i);
+      w = round_stochastically(static_cast<float>(new_w), bits.weight);
+      mean = round_stochastically(static_cast<float>(new_m), bits.m);
+      square = round_stochastically(static_cast<float>(new_v), bits.v);
     }
   }
 
