@@ -28,9 +28,10 @@ constexpr std::array kShapes = {
     Shape{"tiny", 512, 128, 256, 3, 4, 2, 32, 4096, 1e4, true},
 };
 
+constexpr int64_t kPeriod = int64_t{1} << 20;
+
 template <typename T>
 void fill(const Tensor& x, double scale, Rng& rng) {
-  constexpr int64_t kPeriod = int64_t{1} << 20;
   const int64_t n = x.numel();
   T* out = x.data<T>();
   const int64_t own = std::min(n, kPeriod);
@@ -43,10 +44,41 @@ void fill(const Tensor& x, double scale, Rng& rng) {
   }
 }
 
-void fill(const Tensor& x, double scale, Rng& rng) {
-  require(x.is_contiguous(), "random values for {}, which is not contiguous", x.shape_string());
+void fill_host(const Tensor& x, double scale, Rng& rng) {
   if (x.dtype() == DType::kBF16) return fill<bf16>(x, scale, rng);
   fill<float>(x, scale, rng);
+}
+
+// The first period comes from the host, the others from it.
+void fill(const Tensor& x, double scale, Rng& rng, Backend* backend) {
+  require(x.is_contiguous(), "random values for {}, which is not contiguous", x.shape_string());
+  if (x.device() == Device::kHost) return fill_host(x, scale, rng);
+  require(backend != nullptr, "random values for {} on a device", x.shape_string());
+  const int64_t n = x.numel(), own = std::min(n, kPeriod);
+  std::vector<std::byte> bytes(static_cast<size_t>(own * dtype_size(x.dtype())));
+  const Tensor staged(bytes.data(), x.dtype(), {own});
+  fill_host(staged, scale, rng);
+  const Tensor flat = x.reshape({n}), first = flat.slice(0, 0, own);
+  backend->copy(first, staged);
+  for (int64_t done = own; done < n; done += own) {
+    const int64_t count = std::min(own, n - done);
+    backend->copy(flat.slice(0, done, count), first.slice(0, 0, count));
+  }
+  backend->synchronize();  // the staged values go
+}
+
+// Norm weights are 1, biases 0.
+void fill_constant(const Tensor& x, float value, Backend* backend) {
+  std::vector<float> values(static_cast<size_t>(x.numel()), value);
+  const Tensor staged = Tensor::of(std::span(values));
+  if (x.device() != Device::kHost) return backend->copy(x, staged);
+  for (int64_t j = 0; j < x.numel(); ++j) {
+    if (x.dtype() == DType::kBF16) {
+      x.data<bf16>()[j] = bf16(value);
+    } else {
+      x.data<float>()[j] = value;
+    }
+  }
 }
 
 }  // namespace
@@ -78,24 +110,19 @@ model::ModelConfig shape_config(const std::string& name) {
   return config;
 }
 
-void fill_random(const Tensor& x, double scale, uint64_t seed) {
+void fill_random(const Tensor& x, double scale, uint64_t seed, Backend* backend) {
   Rng rng(seed, 0);
-  fill(x, scale, rng);
+  fill(x, scale, rng, backend);
 }
 
-void fill_random(const model::ParameterSet& weights, uint64_t seed) {
+void fill_random(const model::ParameterSet& weights, uint64_t seed, Backend* backend) {
   for (size_t i = 0; i < weights.specs().size(); ++i) {
     const Tensor& x = weights.tensors()[i];
     Rng rng(seed, i + 1);
-    fill(x, 0.035, rng);
-    if (x.rank() > 1) continue;
-    const float value = weights.specs()[i].name.ends_with(".bias") ? 0 : 1;
-    for (int64_t j = 0; j < x.numel(); ++j) {
-      if (x.dtype() == DType::kBF16) {
-        x.data<bf16>()[j] = bf16(value);
-      } else {
-        x.data<float>()[j] = value;
-      }
+    if (x.rank() > 1) {
+      fill(x, 0.035, rng, backend);
+    } else {
+      fill_constant(x, weights.specs()[i].name.ends_with(".bias") ? 0 : 1, backend);
     }
   }
 }

@@ -6,6 +6,7 @@
 #include "longgen/base/error.h"
 #include "longgen/base/system.h"
 #include "longgen/base/units.h"
+#include "longgen/train/memory_plan.h"
 #include "longgen/train/optimizer.h"
 
 namespace longgen::bench {
@@ -13,31 +14,58 @@ namespace {
 
 constexpr double kLearningRate = 1e-5;
 
-std::string recomputed_name(const model::TrainOptions& options) {
-  if (!options.recompute) return "none";
-  return options.recompute_attention ? "all" : "mlp";
+// "recompute all, full outputs kept, bf16 state, activations offloaded"
+std::string policy_name(const TrainCase& c) {
+  using model::KeptOutputs;
+  using model::Offload;
+  std::string name = "recompute none";
+  if (c.pass.recompute) name = c.pass.recompute_attention ? "recompute all" : "recompute mlp";
+  if (c.pass.keep_outputs == KeptOutputs::kFullLayers) name += ", full outputs kept";
+  if (c.pass.keep_outputs == KeptOutputs::kAllLayers) name += ", outputs kept";
+  if (c.bf16_state) name += ", bf16 state";
+  if (c.pass.offload == Offload::kOutputs) name += ", outputs offloaded";
+  if (c.pass.offload == Offload::kInputsAndOutputs) name += ", activations offloaded";
+  return name;
 }
 
-train::OptimizerOptions optimizer_options() { return {.weight_decay = 0.1, .clip = 1}; }
+train::TrainerOptions trainer_options(const TrainCase& c) {
+  return {.length = c.tokens,
+          .optimizer = {.weight_decay = 0.1, .clip = 1, .bf16_state = c.bf16_state, .seed = c.seed},
+          .pass = c.pass};
+}
+
+nlohmann::json plan_json(const train::MemoryPlan& plan) {
+  nlohmann::json items = nlohmann::json::array();
+  for (const model::MemoryItem& item : plan.items) {
+    items.push_back({{"name", item.name}, {"bytes", item.bytes}, {"offloaded", item.offloaded}});
+  }
+  return items;
+}
+
+// What the process (on a host) or the device held at most since `before`, when there was so much
+// available. On a device nothing is given back before a step is over.
+int64_t bytes_in_use(Backend& backend, int64_t before) {
+  return backend.memory().device() == Device::kHost ? peak_resident_bytes()
+                                                    : before - backend.memory().available_bytes();
+}
 
 }  // namespace
-
-int64_t train_bytes(const model::ModelConfig& config, const TrainCase& c, Backend& backend) {
-  NoMemory nothing;
-  const train::Optimizer optimizer(config, c.dtype, backend, optimizer_options(), nothing);
-  const model::TrainingPass pass(config, optimizer.weights(), backend, c.tokens, c.pass, nothing);
-  return optimizer.bytes() + pass.arena().high_water_bytes();
-}
 
 Measurement measure_train_step(const model::ModelConfig& config, const TrainCase& c,
                                Backend& backend, const Repeats& repeats) {
   require(c.tokens >= 2, "a training step of {} tokens; at least 2 are needed", c.tokens);
   reset_peak_resident();
-  train::Optimizer optimizer(config, c.dtype, backend, optimizer_options(), backend.memory());
-  fill_random(optimizer.master(), c.seed);
+  const train::AvailableMemory available = train::available_memory(backend);
+  const train::TrainerOptions options = trainer_options(c);
+  const train::MemoryPlan plan = train::check_memory(config, backend, c.dtype, options, available);
+  const double start = monotonic_seconds();
+  train::Optimizer optimizer(config, c.dtype, backend, options.optimizer, backend.memory());
+  fill_random(optimizer.master(), c.seed, &backend);
   optimizer.publish_master();
-  model::TrainingPass pass(config, optimizer.weights(), backend, c.tokens, c.pass,
-                           backend.memory());
+  model::TrainingPass pass(config, optimizer.weights(), backend, c.tokens, c.pass, backend.memory(),
+                           &backend.offload_memory());
+  backend.synchronize();
+  const double set_up = monotonic_seconds() - start;
   const std::vector<int32_t> ids = random_ids(c.tokens + 1, config.vocab_size, c.seed);
   const std::span<const int32_t> all(ids);
   const auto n = static_cast<size_t>(c.tokens);
@@ -55,16 +83,21 @@ Measurement measure_train_step(const model::ModelConfig& config, const TrainCase
   Measurement m;
   m.timing = measure(step, repeats);
   finish_breakdown(backend, m.timing.total(), m);
-  m.resident_bytes = peak_resident_bytes();
+  m.resident_bytes = bytes_in_use(backend, available.device);
   m.tokens = static_cast<double>(c.tokens);
   m.flops = model::count_flops(config, c.tokens).train;
   m.dtype = c.dtype;
-  const std::string recomputed = recomputed_name(c.pass);
-  m.name = fmt::format("train step {}, recompute {}", format_length(c.tokens), recomputed);
+  const std::string policy = policy_name(c);
+  m.name = fmt::format("train step {}, {}", format_length(c.tokens), policy);
   m.parameters = {{"tokens", c.tokens},
-                  {"recompute", recomputed},
+                  {"policy", policy},
+                  {"mlp_chunk", c.pass.mlp_chunk},
+                  {"loss_chunk", c.pass.loss_chunk},
                   {"last_loss", loss},
-                  {"planned_bytes", train_bytes(config, c, backend)}};
+                  {"set_up_seconds", set_up},
+                  {"planned_bytes", plan.device_bytes()},
+                  {"offloaded_bytes", plan.offloaded_bytes()},
+                  {"memory", plan_json(plan)}};
   return m;
 }
 

@@ -14,13 +14,12 @@ struct TrainCase {
   int64_t tokens = 2048;
   model::TrainOptions pass;
   DType dtype = DType::kBF16;  // of activations and of the weights that products read
+  bool bf16_state = false;     // weights and moments in bf16 without a master
   uint64_t seed = 0;
 };
 
-// FLOPs are those of forward and backward; running layers again for recomputation adds none.
+// FLOPs are those of forward and backward; running layers again for recomputation adds none. Throws
+// Error with the plan of the memory when there is not as much.
 Measurement measure_train_step(const model::ModelConfig& config, const TrainCase& c,
                                Backend& backend, const Repeats& repeats);
-// Weights, gradients, moments and activations.
-int64_t train_bytes(const model::ModelConfig& config, const TrainCase& c, Backend& backend);
-
 }  // namespace longgen::bench

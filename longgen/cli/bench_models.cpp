@@ -11,6 +11,7 @@
 #include "longgen/cli/bench_common.h"
 #include "longgen/cli/load_model.h"
 #include "longgen/pattern/hybrid_spec.h"
+#include "longgen/train/recipe.h"
 
 namespace longgen::cli {
 namespace {
@@ -216,6 +217,17 @@ class BenchTrainCommand : public Command {
     app.add_option("--recompute", recompute_, "What backward runs again: all, the MLP alone, none")
         ->capture_default_str()
         ->check(CLI::IsMember({"all", "mlp", "none"}));
+    app.add_option("--optimizer-state", optimizer_state_,
+                   "f32 (masters and moments) or bf16 (weights and moments without masters)")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"f32", "bf16"}));
+    app.add_option("--keep-outputs", keep_outputs_,
+                   "With --recompute all: whose attention outputs are kept: none, full, all")
+        ->capture_default_str();
+    app.add_option("--offload", offload_, "To the host: none, outputs, activations")
+        ->capture_default_str();
+    add_length_option(app, "--mlp-chunk", mlp_chunk_, "Tokens a chunk of the MLP (2K)");
+    add_length_option(app, "--loss-chunk", loss_chunk_, "Tokens a chunk of head and loss (512)");
     options_.repeats = {.least = 1, .most = 7, .seconds = 5};
     options_.add_to(app);
   }
@@ -227,9 +239,12 @@ class BenchTrainCommand : public Command {
       bench::TrainCase c{.tokens = tokens, .dtype = bench_dtype(*common_, report.backend())};
       c.pass.recompute = recompute_ != "none";
       c.pass.recompute_attention = recompute_ == "all";
+      c.pass.keep_outputs = train::parse_kept_outputs(keep_outputs_);
+      c.pass.offload = train::parse_offload(offload_);
+      c.pass.mlp_chunk = std::min(tokens, mlp_chunk_);
+      c.pass.loss_chunk = std::min(tokens, loss_chunk_);
+      c.bf16_state = optimizer_state_ == "bf16";
       c.seed = common_->seed;
-      refuse_unless_it_fits(0, bench::train_bytes(config, c, report.backend()),
-                            "weights, gradients, moments and activations");
       report.row(model_.described(
           bench::measure_train_step(config, c, report.backend(), options_.repeats)));
     }
@@ -241,7 +256,9 @@ class BenchTrainCommand : public Command {
   BenchOptions options_;
   ModelChoice model_;
   std::vector<int64_t> tokens_ = {2048};
-  std::string recompute_ = "all";
+  std::string recompute_ = "all", optimizer_state_ = "f32", keep_outputs_ = "none";
+  std::string offload_ = "none";
+  int64_t mlp_chunk_ = 2048, loss_chunk_ = 512;
 };
 
 }  // namespace

@@ -33,6 +33,7 @@ class ExtendCommand : public Command {
     app_ = &app;
     common_ = &common;
     flags_.add_to(app);
+    add_plan_option(app, plan_only_);
     flags_.add_alias(app, "MODEL", "model.path", "HF directory or GGUF file");
     flags_.add_alias(app, "--data", "data.paths", "Files or folders of .txt, .md, .jsonl");
     flags_.add_alias(app, "--length", "train.length", "The new context length");
@@ -51,7 +52,8 @@ class ExtendCommand : public Command {
     if (!given.contains("train.length")) fail_usage("name the new context length: --length 16K");
     apply_common_options(*app_, *common_, given, recipe);
     fill_defaults(recipe, given);
-    return run_training_command(recipe, *common_);
+    return plan_only_ ? print_memory_plan(recipe, *common_)
+                      : run_training_command(recipe, *common_);
   }
 
  private:
@@ -72,6 +74,7 @@ class ExtendCommand : public Command {
   CLI::App* app_ = nullptr;
   const CommonOptions* common_ = nullptr;
   train::RecipeFlags flags_;
+  bool plan_only_ = false;
 };
 
 }  // namespace

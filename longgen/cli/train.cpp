@@ -19,19 +19,22 @@ class TrainCommand : public Command {
     app_ = &app;
     common_ = &common;
     flags_.add_to(app);
+    add_plan_option(app, plan_only_);
   }
 
   int run() override {
     train::Recipe recipe;
     const auto given = flags_.apply(recipe);
     apply_common_options(*app_, *common_, given, recipe);
-    return run_training_command(recipe, *common_);
+    return plan_only_ ? print_memory_plan(recipe, *common_)
+                      : run_training_command(recipe, *common_);
   }
 
  private:
   CLI::App* app_ = nullptr;
   const CommonOptions* common_ = nullptr;
   train::RecipeFlags flags_;
+  bool plan_only_ = false;
 };
 
 }  // namespace

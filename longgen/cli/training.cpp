@@ -7,6 +7,7 @@
 #include "longgen/base/error.h"
 #include "longgen/base/interrupt.h"
 #include "longgen/base/log.h"
+#include "longgen/base/units.h"
 #include "longgen/train/session.h"
 
 namespace longgen::cli {
@@ -25,6 +26,29 @@ void apply_common_options(const CLI::App& app, const CommonOptions& common,
     }
     recipe.train.seed = common.seed;
   }
+}
+
+void add_plan_option(CLI::App& app, bool& plan_only) {
+  app.add_flag("--plan", plan_only, "Print what memory a step takes, by name, and stop");
+}
+
+int print_memory_plan(const train::Recipe& recipe, const CommonOptions& common) {
+  const auto backend = make_backend(common);
+  const train::MemoryPlan plan = train::plan_recipe(recipe, *backend);
+  const train::AvailableMemory available = train::available_memory(*backend);
+  if (!common.json) {
+    fmt::print("{}  {:<40} {:>10}\n", plan.table(), "available", format_bytes(available.device));
+    return 0;
+  }
+  nlohmann::json value = {{"bytes", plan.device_bytes()},
+                          {"offloaded_bytes", plan.offloaded_bytes()},
+                          {"available_bytes", available.device}};
+  for (const model::MemoryItem& item : plan.items) {
+    value["items"].push_back(
+        {{"name", item.name}, {"bytes", item.bytes}, {"offloaded", item.offloaded}});
+  }
+  fmt::print("{}\n", value.dump());
+  return 0;
 }
 
 int run_training_command(const train::Recipe& recipe, const CommonOptions& common) {

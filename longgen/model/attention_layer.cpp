@@ -5,23 +5,29 @@
 namespace longgen::model {
 
 AttentionActivations AttentionActivations::allocate(Arena& arena, const ModelConfig& c, DType dtype,
-                                                    int64_t rows, bool for_backward) {
+                                                    int64_t rows, bool for_backward,
+                                                    bool output_elsewhere) {
   AttentionActivations a;
-  a.q = arena.allocate("attention q", dtype, {rows, c.num_heads, c.head_dim});
-  a.k = arena.allocate("attention k", dtype, {rows, c.num_kv_heads, c.head_dim});
-  a.v = arena.allocate("attention v", dtype, {rows, c.num_kv_heads, c.head_dim});
-  a.out = arena.allocate("attention out", dtype, {rows, c.num_heads, c.head_dim});
+  a.q = arena.allocate("activations: attention q", dtype, {rows, c.num_heads, c.head_dim});
+  a.k = arena.allocate("activations: attention k", dtype, {rows, c.num_kv_heads, c.head_dim});
+  a.v = arena.allocate("activations: attention v", dtype, {rows, c.num_kv_heads, c.head_dim});
+  if (!output_elsewhere)
+    a.out = arena.allocate("activations: attention out", dtype, {rows, c.num_heads, c.head_dim});
   if (c.qk_norm) {
-    a.q_raw = arena.allocate("attention q before norm", dtype, {rows, c.num_heads, c.head_dim});
-    a.k_raw = arena.allocate("attention k before norm", dtype, {rows, c.num_kv_heads, c.head_dim});
+    a.q_raw = arena.allocate("activations: attention q before norm", dtype,
+                             {rows, c.num_heads, c.head_dim});
+    a.k_raw = arena.allocate("activations: attention k before norm", dtype,
+                             {rows, c.num_kv_heads, c.head_dim});
   }
   if (!for_backward) return a;
   const DType acc = accumulation_dtype(dtype);
-  a.norm_stats = arena.allocate("attention norm stats", acc, {rows, 2});
-  a.lse = arena.allocate("attention lse", acc, {c.num_heads, rows});
+  a.norm_stats = arena.allocate("activations: attention norm stats", acc, {rows, 2});
+  if (!output_elsewhere)
+    a.lse = arena.allocate("activations: attention lse", acc, {c.num_heads, rows});
   if (c.qk_norm) {
-    a.q_stats = arena.allocate("attention q norm stats", acc, {rows * c.num_heads, 2});
-    a.k_stats = arena.allocate("attention k norm stats", acc, {rows * c.num_kv_heads, 2});
+    a.q_stats = arena.allocate("activations: attention q norm stats", acc, {rows * c.num_heads, 2});
+    a.k_stats =
+        arena.allocate("activations: attention k norm stats", acc, {rows * c.num_kv_heads, 2});
   }
   return a;
 }
@@ -49,10 +55,13 @@ AttentionGradients AttentionGradients::allocate(Arena& arena, const ModelConfig&
                              .head_dim = c.head_dim,
                              .dtype = dtype};
   AttentionGradients g;
-  g.dq = arena.allocate("attention dq", dtype, {rows, c.num_heads, c.head_dim});
-  g.dk = arena.allocate("attention dk", dtype, {rows, c.num_kv_heads, c.head_dim});
-  g.dv = arena.allocate("attention dv", dtype, {rows, c.num_kv_heads, c.head_dim});
-  g.workspace = arena.allocate("attention backward workspace", DType::kU8,
+  g.dq = arena.allocate("gradients of activations: attention dq", dtype,
+                        {rows, c.num_heads, c.head_dim});
+  g.dk = arena.allocate("gradients of activations: attention dk", dtype,
+                        {rows, c.num_kv_heads, c.head_dim});
+  g.dv = arena.allocate("gradients of activations: attention dv", dtype,
+                        {rows, c.num_kv_heads, c.head_dim});
+  g.workspace = arena.allocate("attention workspace: backward", DType::kU8,
                                {backend.attention_backward_workspace_bytes(shape)});
   return g;
 }
@@ -68,7 +77,7 @@ Tensor allocate_attention_workspace(Arena& arena, const ModelConfig& config, con
                                                                    .kv_heads = config.num_kv_heads,
                                                                    .head_dim = config.head_dim,
                                                                    .dtype = dtype});
-  return arena.allocate("attention forward workspace", DType::kU8, {bytes});
+  return arena.allocate("attention workspace: forward", DType::kU8, {bytes});
 }
 
 AttentionLayer::AttentionLayer(const ModelConfig& config, const ParameterSet& weights,

@@ -28,9 +28,11 @@ struct AttentionActivations {
   Tensor out;               // [T, heads, head_dim]
   Tensor lse;               // acc [heads, T]
 
-  // Statistics and lse are left out unless a backward follows.
+  // Statistics and lse are left out unless a backward follows, out and lse where they are kept
+  // elsewhere.
   static AttentionActivations allocate(Arena& arena, const ModelConfig& config, DType dtype,
-                                       int64_t max_rows, bool for_backward);
+                                       int64_t max_rows, bool for_backward,
+                                       bool output_elsewhere = false);
   AttentionActivations first_rows(int64_t n) const;
 };
 

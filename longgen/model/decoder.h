@@ -31,6 +31,12 @@ struct LossSum {
   int64_t count = 0;  // valid labels
 };
 
+// Whose attention output and log-sum-exp are kept for backward, so that attention itself does not
+// run again there.
+enum class KeptOutputs : uint8_t { kNone, kFullLayers, kAllLayers };
+// What waits in host memory between forward and backward, copied beside the computation.
+enum class Offload : uint8_t { kNone, kOutputs, kInputsAndOutputs };
+
 struct TrainOptions {
   bool recompute = true;     // keep layer inputs only and run each layer again in backward
   int64_t mlp_chunk = 2048;  // tokens a chunk of the MLP
@@ -38,6 +44,18 @@ struct TrainOptions {
   // With recompute: false keeps what attention needs (per token and layer its queries, keys,
   // values, output and the sum after it) and runs the MLP alone again.
   bool recompute_attention = true;
+  // With recompute and recompute_attention, which offloading needs, too.
+  KeptOutputs keep_outputs = KeptOutputs::kNone;
+  Offload offload = Offload::kNone;
+
+  bool recomputes_attention() const { return recompute && recompute_attention; }
+};
+
+// Bytes of one purpose.
+struct MemoryItem {
+  std::string name;
+  int64_t bytes = 0;
+  bool offloaded = false;  // in host memory beside the device's
 };
 
 // Forward and backward over one packed sequence of up to max_tokens. Owns its activations; they
@@ -46,10 +64,12 @@ struct TrainOptions {
 // bit.
 class TrainingPass {
  public:
-  // Everything is allocated here; `memory` may be a NoMemory to learn the size.
+  // Everything is allocated here; `memory` may be a NoMemory to learn the size. What is offloaded
+  // lies in `offload_memory` (null: in `memory`, too).
   // rope positions reach max_tokens. Weights are only referred to.
   TrainingPass(const ModelConfig& config, const ParameterSet& weights, Backend& backend,
-               int64_t max_tokens, const TrainOptions& options, MemoryResource& memory);
+               int64_t max_tokens, const TrainOptions& options, MemoryResource& memory,
+               MemoryResource* offload_memory = nullptr);
   ~TrainingPass();
 
   // Loss only. token_losses (may be empty, else [T]) receives each row's loss.
@@ -63,6 +83,8 @@ class TrainingPass {
   void logits(const PackedSequence& sequence, const Tensor& out);
 
   const Arena& arena() const;
+  // The arena's bytes by purpose, then what is offloaded.
+  std::vector<MemoryItem> memory_items() const;
 
  private:
   struct Impl;

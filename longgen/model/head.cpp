@@ -10,12 +10,12 @@ HeadBuffers HeadBuffers::allocate(Arena& arena, const ModelConfig& c, DType dtyp
                                   bool for_backward) {
   const DType acc = accumulation_dtype(dtype);
   HeadBuffers h;
-  h.normed = arena.allocate("head chunk normed", dtype, {chunk, c.hidden_size});
-  h.logits = arena.allocate("head chunk logits", acc, {chunk, c.vocab_size});
+  h.normed = arena.allocate("chunk of head and loss: normed", dtype, {chunk, c.hidden_size});
+  h.logits = arena.allocate("chunk of head and loss: logits", acc, {chunk, c.vocab_size});
   if (!for_backward) return h;
-  h.dlogits = arena.allocate("head chunk dlogits", dtype, {chunk, c.vocab_size});
-  h.dnormed = arena.allocate("head chunk dnormed", dtype, {chunk, c.hidden_size});
-  h.norm_stats = arena.allocate("head chunk norm stats", acc, {chunk, 2});
+  h.dlogits = arena.allocate("chunk of head and loss: dlogits", dtype, {chunk, c.vocab_size});
+  h.dnormed = arena.allocate("chunk of head and loss: dnormed", dtype, {chunk, c.hidden_size});
+  h.norm_stats = arena.allocate("chunk of head and loss: norm stats", acc, {chunk, 2});
   return h;
 }
 

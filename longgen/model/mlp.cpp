@@ -17,14 +17,16 @@ Tensor kept_or(const Tensor& kept, const Tensor& buffer, int64_t begin, int64_t 
 MlpBuffers MlpBuffers::allocate(Arena& arena, const ModelConfig& c, DType dtype, int64_t chunk,
                                 bool for_backward) {
   MlpBuffers m;
-  m.normed = arena.allocate("mlp chunk normed", dtype, {chunk, c.hidden_size});
-  m.gate = arena.allocate("mlp chunk gate", dtype, {chunk, c.intermediate_size});
-  if (c.gated_mlp) m.up = arena.allocate("mlp chunk up", dtype, {chunk, c.intermediate_size});
-  m.hidden = arena.allocate("mlp chunk hidden", dtype, {chunk, c.intermediate_size});
+  m.normed = arena.allocate("chunk of the MLP: normed", dtype, {chunk, c.hidden_size});
+  m.gate = arena.allocate("chunk of the MLP: gate", dtype, {chunk, c.intermediate_size});
+  if (c.gated_mlp)
+    m.up = arena.allocate("chunk of the MLP: up", dtype, {chunk, c.intermediate_size});
+  m.hidden = arena.allocate("chunk of the MLP: hidden", dtype, {chunk, c.intermediate_size});
   if (!for_backward) return m;
-  m.dhidden = arena.allocate("mlp chunk dhidden", dtype, {chunk, c.intermediate_size});
-  m.dnormed = arena.allocate("mlp chunk dnormed", dtype, {chunk, c.hidden_size});
-  m.norm_stats = arena.allocate("mlp chunk norm stats", accumulation_dtype(dtype), {chunk, 2});
+  m.dhidden = arena.allocate("chunk of the MLP: dhidden", dtype, {chunk, c.intermediate_size});
+  m.dnormed = arena.allocate("chunk of the MLP: dnormed", dtype, {chunk, c.hidden_size});
+  m.norm_stats =
+      arena.allocate("chunk of the MLP: norm stats", accumulation_dtype(dtype), {chunk, 2});
   return m;
 }
 

@@ -17,12 +17,13 @@ StepInputs::StepInputs(const ModelConfig& config, int64_t max_rows, int64_t max_
 }
 
 void StepInputs::allocate(Arena& arena) {
-  ids_ = arena.allocate("ids", DType::kI32, {max_rows_});
-  positions_ = arena.allocate("positions", DType::kI32, {max_rows_});
+  ids_ = arena.allocate("ids and tables: ids", DType::kI32, {max_rows_});
+  positions_ = arena.allocate("ids and tables: positions", DType::kI32, {max_rows_});
   if (config_.position == PositionKind::kLearned) {
-    learned_ = arena.allocate("learned positions", DType::kI32, {max_rows_});
+    learned_ = arena.allocate("ids and tables: learned positions", DType::kI32, {max_rows_});
   } else {
-    table_ = arena.allocate("rope table", DType::kF32, {max_position_, config_.rotary_dim});
+    table_ = arena.allocate("ids and tables: rope table", DType::kF32,
+                            {max_position_, config_.rotary_dim});
   }
 }
 

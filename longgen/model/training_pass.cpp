@@ -5,36 +5,40 @@
 #include "longgen/model/decoder.h"
 #include "longgen/model/decoder_layer.h"
 #include "longgen/model/head.h"
+#include "longgen/model/layer_store.h"
 #include "longgen/model/packed_attention.h"
 #include "longgen/model/step_inputs.h"
 
 namespace longgen::model {
 
-// Memory: the inputs of every layer; one layer's activations (one each where they are kept); one
-// gradient of the residual stream; scratch that the layers share, under the head's.
+// Memory: the inputs of every layer; attention's outputs where they are kept; one layer's
+// activations (one each where they are kept); one gradient of the residual stream; scratch that the
+// layers share, under the head's. Names of allocations begin with their purpose, as memory_items()
+// gives it.
 struct TrainingPass::Impl {
   Impl(const ModelConfig& config, const ParameterSet& weights, Backend& backend, int64_t max_tokens,
-       const TrainOptions& options, MemoryResource& memory);
+       const TrainOptions& options, MemoryResource& memory, MemoryResource& offload_memory);
 
-  void plan(Arena& arena);
+  void plan(Arena& arena, Arena& host);
+  void plan_kept(Arena& arena, Arena& host);
   void plan_activations(Arena& arena);
   void plan_scratch(Arena& arena);
 
   // Uploads the sequence; returns the number of valid labels.
   int64_t set(const PackedSequence& sequence);
-  void forward();
+  // for_backward: what backward needs is offloaded, where it is to be.
+  void forward(bool for_backward);
   void backward(const ParameterSet& gradients);
+  void backward_layer(int64_t layer, const ParameterSet& gradients);
   LossSum loss_sum(int64_t count, std::span<float> token_losses);
 
   int64_t rows() const { return inputs.rows(); }
   // [T, d]; that of layer num_layers is the last one's output.
-  Tensor input(int64_t layer) const {
-    return x.slice(0, layer, 1).reshape({max_tokens, config.hidden_size}).slice(0, 0, rows());
-  }
-  LayerActivations activations_of(int64_t layer) const {
-    return activations[recomputes_attention() ? 0 : static_cast<size_t>(layer)].first_rows(rows());
-  }
-  bool recomputes_attention() const { return options.recompute && options.recompute_attention; }
+  Tensor input(int64_t layer) { return first(inputs_of_layers.read(layer), rows()); }
+  // Attention's output and log-sum-exp are where they are kept, which a layer's run writes or
+  // reads.
+  LayerActivations activations_of(int64_t layer, bool writes);
+  bool keeps_output(int64_t layer) const { return kept_index[static_cast<size_t>(layer)] >= 0; }
 
   const ModelConfig config;
   Backend& backend;
@@ -48,19 +52,38 @@ struct TrainingPass::Impl {
   StepInputs inputs;
   PackedAttention attention;
 
-  Tensor labels, losses;  // i32 [T], acc [T]
-  Tensor x;               // [layers + 1, T, d]
-  Tensor d;               // [T, d], gradient of the residual stream
+  Tensor labels, losses;                              // i32 [T], acc [T]
+  LayerStore inputs_of_layers, outputs_of_attention;  // [T, d], [T, q_heads * head_dim]
+  std::vector<int64_t> kept_index;                    // a layer's entry in the latter; -1: none
+  int64_t kept_count = 0;
+  Tensor kept_lse;  // acc [kept, q_heads, T]
+  Tensor d;         // [T, d], gradient of the residual stream
   std::vector<LayerActivations> activations;
   LayerScratch scratch;
   HeadBuffers head_buffers;
   std::vector<int32_t> host_ids, host_positions;
   std::vector<double> host_losses;
-  std::unique_ptr<Arena> arena;
+  std::unique_ptr<Arena> arena, host_arena;
 };
 
+namespace {
+
+// The attention of a layer whose output is there already.
+class KeptAttention : public AttentionCall {
+ public:
+  void run(int64_t, const AttentionActivations&) override {}
+};
+
+bool keeps(KeptOutputs which, const AttentionPattern& pattern) {
+  return which == KeptOutputs::kAllLayers ||
+         (which == KeptOutputs::kFullLayers && pattern.is_full());
+}
+
+}  // namespace
+
 TrainingPass::Impl::Impl(const ModelConfig& c, const ParameterSet& weights, Backend& b,
-                         int64_t tokens, const TrainOptions& o, MemoryResource& memory)
+                         int64_t tokens, const TrainOptions& o, MemoryResource& memory,
+                         MemoryResource& offload_memory)
     : config(c),
       backend(b),
       dtype(weights.dtype()),
@@ -69,22 +92,40 @@ TrainingPass::Impl::Impl(const ModelConfig& c, const ParameterSet& weights, Back
       embedding(weights),
       head(config, weights),
       inputs(config, tokens, tokens),
-      attention(config, b) {
+      attention(config, b),
+      inputs_of_layers(b),
+      outputs_of_attention(b) {
   config.validate();
   require(b.supports(dtype), "backend {} cannot compute in {}", b.description(), dtype_name(dtype));
   require(o.mlp_chunk > 0 && o.loss_chunk > 0, "chunks of {} and {} tokens", o.mlp_chunk,
           o.loss_chunk);
-  for (int64_t i = 0; i < config.num_layers; ++i) layers.emplace_back(config, weights, i);
+  require(o.offload == Offload::kNone || o.recomputes_attention(),
+          "what is offloaded is layer inputs and attention outputs, which takes recomputation of "
+          "everything else");
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    layers.emplace_back(config, weights, i);
+    const bool kept =
+        o.recomputes_attention() && keeps(o.keep_outputs, config.patterns[static_cast<size_t>(i)]);
+    kept_index.push_back(kept ? kept_count++ : -1);
+  }
   host_losses.resize(static_cast<size_t>(tokens));
-  arena = planned_arena("training activations", memory, [this](Arena& a) { plan(a); });
+  NoMemory nothing;
+  Arena measured("training activations", nothing, INT64_MAX);
+  Arena measured_host("offloaded activations", nothing, INT64_MAX);
+  plan(measured, measured_host);
+  arena = std::make_unique<Arena>("training activations", memory, measured.high_water_bytes());
+  host_arena = std::make_unique<Arena>("offloaded activations", offload_memory,
+                                       measured_host.high_water_bytes());
+  plan(*arena, *host_arena);
   inputs.fill_table(backend);
 }
 
-void TrainingPass::Impl::plan(Arena& arena) {
+void TrainingPass::Impl::plan(Arena& arena, Arena& host) {
   const DType acc = accumulation_dtype(dtype);
   inputs.allocate(arena);
-  labels = arena.allocate("labels", DType::kI32, {max_tokens});
-  losses = arena.allocate("losses", acc, {max_tokens});
+  labels = arena.allocate("ids and tables: labels", DType::kI32, {max_tokens});
+  losses = arena.allocate("ids and tables: losses", acc, {max_tokens});
+  plan_kept(arena, host);
   plan_activations(arena);
   {
     const ArenaScope scope(arena);
@@ -94,33 +135,60 @@ void TrainingPass::Impl::plan(Arena& arena) {
   plan_scratch(arena);
 }
 
+void TrainingPass::Impl::plan_kept(Arena& arena, Arena& host) {
+  Arena* inputs_to = options.offload == Offload::kInputsAndOutputs ? &host : nullptr;
+  Arena* outputs_to = options.offload == Offload::kNone ? nullptr : &host;
+  inputs_of_layers.allocate(arena, inputs_to, "layer inputs", dtype, config.num_layers + 1,
+                            max_tokens, config.hidden_size);
+  if (kept_count == 0) return;
+  outputs_of_attention.allocate(arena, outputs_to, "kept attention outputs", dtype, kept_count,
+                                max_tokens, config.num_heads * config.head_dim);
+  kept_lse = arena.allocate("kept attention outputs: log-sum-exp", accumulation_dtype(dtype),
+                            {kept_count, config.num_heads * max_tokens});
+}
+
 void TrainingPass::Impl::plan_activations(Arena& arena) {
   activations.clear();
-  x = arena.allocate("inputs of layers", dtype,
-                     {config.num_layers + 1, max_tokens, config.hidden_size});
-  for (int64_t i = 0; i < (recomputes_attention() ? 1 : config.num_layers); ++i) {
+  for (int64_t i = 0; i < (options.recomputes_attention() ? 1 : config.num_layers); ++i) {
     LayerActivations a;
-    a.attention = AttentionActivations::allocate(arena, config, dtype, max_tokens, true);
-    a.mid = arena.allocate("after attention", dtype, {max_tokens, config.hidden_size});
+    a.attention = AttentionActivations::allocate(arena, config, dtype, max_tokens, true,
+                                                 kept_count == config.num_layers);
+    a.mid = arena.allocate("activations: after attention", dtype, {max_tokens, config.hidden_size});
     if (!options.recompute) {
-      a.mlp.gate = arena.allocate("mlp gate", dtype, {max_tokens, config.intermediate_size});
+      a.mlp.gate =
+          arena.allocate("activations: mlp gate", dtype, {max_tokens, config.intermediate_size});
       if (config.gated_mlp) {
-        a.mlp.up = arena.allocate("mlp up", dtype, {max_tokens, config.intermediate_size});
+        a.mlp.up =
+            arena.allocate("activations: mlp up", dtype, {max_tokens, config.intermediate_size});
       }
     }
     activations.push_back(a);
   }
-  d = arena.allocate("gradient of the residual stream", dtype, {max_tokens, config.hidden_size});
+  d = arena.allocate("gradients of activations: residual stream", dtype,
+                     {max_tokens, config.hidden_size});
+}
+
+LayerActivations TrainingPass::Impl::activations_of(int64_t layer, bool writes) {
+  const bool shared = options.recomputes_attention();
+  LayerActivations a = activations[shared ? 0 : static_cast<size_t>(layer)];
+  if (keeps_output(layer)) {
+    const int64_t entry = kept_index[static_cast<size_t>(layer)];
+    const Tensor out =
+        writes ? outputs_of_attention.write(entry) : outputs_of_attention.read(entry);
+    a.attention.out = out.reshape({max_tokens, config.num_heads, config.head_dim});
+    a.attention.lse = kept_lse.slice(0, entry, 1).reshape({config.num_heads, max_tokens});
+  }
+  return a.first_rows(rows());
 }
 
 void TrainingPass::Impl::plan_scratch(Arena& arena) {
   const int64_t q_size = config.num_heads * config.head_dim;
-  const Tensor shared = arena.allocate("gradient of attention out, then of its norm", dtype,
+  const Tensor shared = arena.allocate("gradients of activations: attention out, norm", dtype,
                                        {max_tokens * std::max(q_size, config.hidden_size)});
   scratch.dnormed = front(shared, {max_tokens, config.hidden_size});
   {
     const ArenaScope scope(arena);
-    scratch.normed = arena.allocate("normed", dtype, {max_tokens, config.hidden_size});
+    scratch.normed = arena.allocate("activations: normed", dtype, {max_tokens, config.hidden_size});
     attention.allocate(arena, dtype, max_tokens);
     scratch.attention = AttentionGradients::allocate(arena, config, dtype, max_tokens, backend);
     scratch.attention.dout = front(shared, {max_tokens, config.num_heads, config.head_dim});
@@ -160,31 +228,44 @@ int64_t TrainingPass::Impl::set(const PackedSequence& sequence) {
   return count;
 }
 
-void TrainingPass::Impl::forward() {
+void TrainingPass::Impl::forward(bool for_backward) {
   const StepContext step = inputs.context(backend);
   const LayerScratch shared = scratch.first_rows(rows());
-  embedding.forward(backend, input(0), inputs.embedding_ids());
+  embedding.forward(backend, first(inputs_of_layers.write(0), rows()), inputs.embedding_ids());
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    layers[static_cast<size_t>(i)].forward(step, activations_of(i), shared, input(i + 1), input(i),
-                                           attention);
+    if (for_backward) inputs_of_layers.written(i);
+    const LayerActivations a = activations_of(i, /*writes=*/true);
+    const Tensor in = input(i), out = first(inputs_of_layers.write(i + 1), rows());
+    layers[static_cast<size_t>(i)].forward(step, a, shared, out, in, attention);
+    if (for_backward && keeps_output(i)) {
+      outputs_of_attention.written(kept_index[static_cast<size_t>(i)]);
+    }
   }
 }
 
 // `d` holds the gradient at the last layer's output.
 void TrainingPass::Impl::backward(const ParameterSet& gradients) {
+  for (int64_t i = config.num_layers - 1; i >= 0; --i) {
+    inputs_of_layers.fetch(i - 1);
+    if (keeps_output(i)) outputs_of_attention.fetch(kept_index[static_cast<size_t>(i)] - 1);
+    backward_layer(i, gradients);
+  }
+  embedding.backward(backend, gradients, first(d, rows()), inputs.embedding_ids());
+}
+
+void TrainingPass::Impl::backward_layer(int64_t i, const ParameterSet& gradients) {
   const StepContext step = inputs.context(backend);
   const LayerScratch shared = scratch.first_rows(rows());
-  const Tensor gradient = first(d, rows());
-  for (int64_t i = config.num_layers - 1; i >= 0; --i) {
-    const DecoderLayer& layer = layers[static_cast<size_t>(i)];
-    const LayerActivations a = activations_of(i);
-    // The last layer's activations are still those of the forward pass.
-    if (recomputes_attention() && i + 1 < config.num_layers) {
-      layer.forward_attention(step, a, shared, input(i), attention);
-    }
-    layer.backward(step, gradients, a, shared, gradient, input(i), attention.documents());
+  const DecoderLayer& layer = layers[static_cast<size_t>(i)];
+  const LayerActivations a = activations_of(i, /*writes=*/false);
+  const Tensor in = input(i);
+  // The last layer's activations are still those of the forward pass.
+  if (options.recomputes_attention() && i + 1 < config.num_layers) {
+    KeptAttention kept;
+    AttentionCall& call = keeps_output(i) ? static_cast<AttentionCall&>(kept) : attention;
+    layer.forward_attention(step, a, shared, in, call);
   }
-  embedding.backward(backend, gradients, gradient, inputs.embedding_ids());
+  layer.backward(step, gradients, a, shared, first(d, rows()), in, attention.documents());
 }
 
 LossSum TrainingPass::Impl::loss_sum(int64_t count, std::span<float> token_losses) {
@@ -202,15 +283,17 @@ LossSum TrainingPass::Impl::loss_sum(int64_t count, std::span<float> token_losse
 }
 
 TrainingPass::TrainingPass(const ModelConfig& config, const ParameterSet& weights, Backend& backend,
-                           int64_t max_tokens, const TrainOptions& options, MemoryResource& memory)
-    : impl_(std::make_unique<Impl>(config, weights, backend, max_tokens, options, memory)) {}
+                           int64_t max_tokens, const TrainOptions& options, MemoryResource& memory,
+                           MemoryResource* offload_memory)
+    : impl_(std::make_unique<Impl>(config, weights, backend, max_tokens, options, memory,
+                                   offload_memory != nullptr ? *offload_memory : memory)) {}
 
 TrainingPass::~TrainingPass() = default;
 
 LossSum TrainingPass::evaluate(const PackedSequence& sequence, std::span<float> token_losses) {
   Impl& p = *impl_;
   const int64_t count = p.set(sequence);
-  p.forward();
+  p.forward(/*for_backward=*/false);
   p.head.loss(p.backend, p.head_buffers, first(p.losses, p.rows()), p.input(p.config.num_layers),
               first(p.labels, p.rows()));
   return p.loss_sum(count, token_losses);
@@ -223,7 +306,7 @@ LossSum TrainingPass::forward_backward(const PackedSequence& sequence, double lo
           "gradients are {}, but those of {} weights are kept in {}", dtype_name(gradients.dtype()),
           dtype_name(p.dtype), dtype_name(accumulation_dtype(p.dtype)));
   const int64_t count = p.set(sequence);
-  p.forward();
+  p.forward(/*for_backward=*/true);
   p.head.loss_backward(p.backend, gradients, p.head_buffers, first(p.losses, p.rows()),
                        first(p.d, p.rows()), p.input(p.config.num_layers),
                        first(p.labels, p.rows()), loss_scale);
@@ -234,7 +317,7 @@ LossSum TrainingPass::forward_backward(const PackedSequence& sequence, double lo
 void TrainingPass::logits(const PackedSequence& sequence, const Tensor& out) {
   Impl& p = *impl_;
   p.set(sequence);
-  p.forward();
+  p.forward(/*for_backward=*/false);
   const Tensor x = p.input(p.config.num_layers);
   const int64_t chunk = p.head_buffers.normed.dim(0);
   for (int64_t begin = 0; begin < x.dim(0); begin += chunk) {
@@ -245,5 +328,21 @@ void TrainingPass::logits(const PackedSequence& sequence, const Tensor& out) {
 }
 
 const Arena& TrainingPass::arena() const { return *impl_->arena; }
+
+std::vector<MemoryItem> TrainingPass::memory_items() const {
+  std::vector<MemoryItem> items;
+  for (const Arena* arena : {impl_->arena.get(), impl_->host_arena.get()}) {
+    const bool offloaded = arena == impl_->host_arena.get();
+    for (const Arena::Entry& entry : arena->high_water_entries()) {
+      const std::string purpose = entry.name.substr(0, entry.name.find(':'));
+      auto item = std::find_if(items.begin(), items.end(), [&](const MemoryItem& known) {
+        return known.name == purpose && known.offloaded == offloaded;
+      });
+      if (item == items.end()) item = items.insert(items.end(), {purpose, 0, offloaded});
+      item->bytes += entry.bytes;
+    }
+  }
+  return items;
+}
 
 }  // namespace longgen::model

@@ -245,6 +245,17 @@ void validate_model(const ModelRecipe& m) {
   check(m.init_std >= 0 && m.init_std <= 1, "model.init_std", m.init_std, "in 0 to 1");
 }
 
+void check_memory_policy(const TrainRecipe& t) {
+  check(t.optimizer_state == "f32" || t.optimizer_state == "bf16", "train.optimizer_state",
+        t.optimizer_state, "f32 or bf16");
+  check(t.optimizer_state == "f32" || t.dtype == "bf16", "train.optimizer_state", t.optimizer_state,
+        "f32 where train.dtype is f32");
+  parse_kept_outputs(t.keep_outputs);
+  const bool recomputes = t.recompute && t.recompute_attention;
+  check(parse_offload(t.offload) == model::Offload::kNone || recomputes, "train.offload", t.offload,
+        "none without train.recompute and train.recompute_attention");
+}
+
 }  // namespace
 
 void validate_recipe(const Recipe& r) {
@@ -281,13 +292,28 @@ void validate_recipe(const Recipe& r) {
   check(t.weight_decay >= 0, "train.weight_decay", t.weight_decay, "0 or more");
   check(t.clip >= 0, "train.clip", t.clip, "0 or more");
   check(t.dtype == "bf16" || t.dtype == "f32", "train.dtype", t.dtype, "bf16 or f32");
-  check(t.mlp_chunk > 0, "train.mlp_chunk", t.mlp_chunk, "1 or more");
-  check(t.loss_chunk > 0, "train.loss_chunk", t.loss_chunk, "1 or more");
+  check(t.mlp_chunk >= 0, "train.mlp_chunk", t.mlp_chunk, "0 or more");
+  check(t.loss_chunk >= 0, "train.loss_chunk", t.loss_chunk, "0 or more");
+  check_memory_policy(t);
   check(t.eval_every >= 0, "train.eval_every", t.eval_every, "0 or more");
   check(t.eval_tokens > 0, "train.eval_tokens", t.eval_tokens, "1 or more");
   check(t.checkpoint_every >= 0, "train.checkpoint_every", t.checkpoint_every, "0 or more");
   check(t.checkpoint_minutes >= 0, "train.checkpoint_minutes", t.checkpoint_minutes, "0 or more");
   check(t.keep_checkpoints >= 1, "train.keep_checkpoints", t.keep_checkpoints, "1 or more");
+}
+
+model::KeptOutputs parse_kept_outputs(const std::string& text) {
+  if (text == "none") return model::KeptOutputs::kNone;
+  if (text == "full") return model::KeptOutputs::kFullLayers;
+  if (text == "all") return model::KeptOutputs::kAllLayers;
+  fail_usage("train.keep_outputs: '{}' is none of none, full, all", text);
+}
+
+model::Offload parse_offload(const std::string& text) {
+  if (text == "none") return model::Offload::kNone;
+  if (text == "outputs") return model::Offload::kOutputs;
+  if (text == "activations") return model::Offload::kInputsAndOutputs;
+  fail_usage("train.offload: '{}' is none of none, outputs, activations", text);
 }
 
 std::vector<std::string> differing_keys(const Recipe& now, const Recipe& before) {

@@ -8,6 +8,8 @@
 #include <variant>
 #include <vector>
 
+#include "longgen/model/decoder.h"
+
 namespace longgen::train {
 
 struct ModelRecipe {
@@ -52,13 +54,19 @@ struct TrainRecipe {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, clip = 1;
   std::string dtype = "bf16";
   uint64_t seed = 0;
+  std::string optimizer_state = "f32";
   bool recompute = true, recompute_attention = true;
-  int64_t mlp_chunk = 2048, loss_chunk = 512;
+  std::string keep_outputs = "full", offload = "none";
+  int64_t mlp_chunk = 0, loss_chunk = 0;  // 0: what suits the device
   int64_t eval_every = 0, eval_tokens = int64_t{1} << 18;
   int64_t checkpoint_every = 0;
   double checkpoint_minutes = 10;
   int64_t keep_checkpoints = 2;
 };
+
+// "none", "full", "all"; "none", "outputs", "activations". Throw UsageError naming the key.
+model::KeptOutputs parse_kept_outputs(const std::string& text);
+model::Offload parse_offload(const std::string& text);
 
 struct Recipe {
   std::string output;

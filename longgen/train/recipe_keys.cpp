@@ -151,7 +151,11 @@ std::vector<RecipeKey> train_keys(TrainRecipe& t) {
       {"train.eps", "AdamW: epsilon", &t.eps},
       {"train.weight_decay", "AdamW: decay of matrices", &t.weight_decay},
       {"train.clip", "Largest gradient norm; 0: no clipping", &t.clip},
-      {"train.dtype", "bf16 (with f32 master weights) or f32", &t.dtype},
+      {"train.dtype", "bf16 or f32: activations, and the weights that products read", &t.dtype},
+      {"train.optimizer_state",
+       "f32 (master weights and moments), or bf16 (weights and moments without a master, rounded "
+       "stochastically: 6 bytes a parameter instead of 14)",
+       &t.optimizer_state},
       {"train.seed", "Seed of initial weights and data order", &t.seed},
       {"train.recompute", "Run layers again in backward instead of keeping activations",
        &t.recompute, false},
@@ -159,8 +163,17 @@ std::vector<RecipeKey> train_keys(TrainRecipe& t) {
        "With train.recompute: attention too; false keeps its activations (four times the memory of "
        "the layers' inputs) and runs the MLP alone again",
        &t.recompute_attention, false},
-      {"train.mlp_chunk", "Tokens a chunk of the MLP", &t.mlp_chunk},
-      {"train.loss_chunk", "Tokens a chunk of head and loss", &t.loss_chunk},
+      {"train.keep_outputs",
+       "With both recomputations: layers whose attention output and log-sum-exp are kept, so that "
+       "their attention does not run twice: none, full, all",
+       &t.keep_outputs, false},
+      {"train.offload",
+       "What waits in host memory for backward: none, outputs (those kept), activations (layer "
+       "inputs, too); needs a GPU and both recomputations",
+       &t.offload, false},
+      {"train.mlp_chunk", "Tokens a chunk of the MLP; 0: what suits the device", &t.mlp_chunk},
+      {"train.loss_chunk", "Tokens a chunk of head and loss; 0: what suits the device",
+       &t.loss_chunk},
       {"train.eval_every", "Steps between evaluations; 0: at the start and the end only",
        &t.eval_every, false},
       {"train.eval_tokens", "Most tokens of an evaluation", &t.eval_tokens, false},

@@ -152,7 +152,14 @@ Plan plan_steps(const TrainRecipe& t, data::Packer& packer) {
   return plan;
 }
 
-TrainerOptions trainer_options(const TrainRecipe& t, const Plan& plan) {
+// Tokens of a chunk that keep a device's products busy, where the recipe leaves them open.
+int64_t chunk_or(int64_t asked, int64_t on_host, int64_t length, Backend& backend) {
+  constexpr int64_t kOnDevice = 8192;
+  const bool host = backend.memory().device() == Device::kHost;
+  return std::min(asked > 0 ? asked : host ? on_host : kOnDevice, length);
+}
+
+TrainerOptions trainer_options(const TrainRecipe& t, const Plan& plan, Backend& backend) {
   const int64_t warmup = t.warmup_steps >= 0
                              ? t.warmup_steps
                              : std::llround(std::ceil(t.warmup * static_cast<double>(plan.steps)));
@@ -167,11 +174,15 @@ TrainerOptions trainer_options(const TrainRecipe& t, const Plan& plan) {
                         .beta2 = t.beta2,
                         .eps = t.eps,
                         .weight_decay = t.weight_decay,
-                        .clip = t.clip},
+                        .clip = t.clip,
+                        .bf16_state = t.optimizer_state == "bf16",
+                        .seed = t.seed},
           .pass = {.recompute = t.recompute,
-                   .mlp_chunk = std::min(t.mlp_chunk, t.length),
-                   .loss_chunk = std::min(t.loss_chunk, t.length),
-                   .recompute_attention = t.recompute_attention}};
+                   .mlp_chunk = chunk_or(t.mlp_chunk, 2048, t.length, backend),
+                   .loss_chunk = chunk_or(t.loss_chunk, 512, t.length, backend),
+                   .recompute_attention = t.recompute_attention,
+                   .keep_outputs = parse_kept_outputs(t.keep_outputs),
+                   .offload = parse_offload(t.offload)}};
 }
 
 RunOptions run_options(const Recipe& recipe, int64_t steps, const SessionOptions& options) {
@@ -188,14 +199,20 @@ RunOptions run_options(const Recipe& recipe, int64_t steps, const SessionOptions
           .after_step = options.after_step};
 }
 
+template <typename T>
+void scale(const Tensor& x, double factor) {
+  for (int64_t j = 0; j < x.numel(); ++j) {
+    T& value = x.data<T>()[j];
+    value = T(static_cast<float>(factor * static_cast<float>(value)));
+  }
+}
+
 void scale_initial_matrices(const model::ParameterSet& master, double factor) {
   if (factor == 1) return;
   for (size_t i = 0; i < master.tensors().size(); ++i) {
     if (master.specs()[i].shape.size() < 2) continue;
     const Tensor& x = master.tensors()[i];
-    for (int64_t j = 0; j < x.numel(); ++j) {
-      x.data<float>()[j] = static_cast<float>(factor * x.data<float>()[j]);
-    }
+    x.dtype() == DType::kBF16 ? scale<bf16>(x, factor) : scale<float>(x, factor);
   }
 }
 
@@ -269,6 +286,41 @@ void export_model(const Recipe& recipe, const StartingModel& start, Trainer& tra
   writer.commit();
 }
 
+DType usable_dtype(const Recipe& recipe, Backend& backend) {
+  const DType activation = parse_dtype(recipe.train.dtype);
+  if (!backend.supports(activation)) {
+    fail_usage("train.dtype: {} cannot do {}", backend.description(), recipe.train.dtype);
+  }
+  if (recipe.train.offload != "none" && backend.memory().device() == Device::kHost) {
+    fail_usage("train.offload: {} computes in host memory, where activations are already",
+               backend.description());
+  }
+  return activation;
+}
+
+std::string without_last_newline(std::string text) {
+  text.pop_back();
+  return text;
+}
+
+// After the first step, what is in use beside what was planned. On a host that is the whole
+// process.
+void report_memory_in_use(RunOptions& run, const MemoryPlan& plan, Backend& backend,
+                          const AvailableMemory& before) {
+  run.after_step = [&plan, &backend, before, reported = false,
+                    also = run.after_step](const StepRecord& record) mutable {
+    if (!reported) {
+      reported = true;
+      const bool host = backend.memory().device() == Device::kHost;
+      const int64_t used =
+          host ? peak_resident_bytes() : before.device - backend.memory().available_bytes();
+      info("memory: {} planned, {} in use{}", format_bytes(plan.device_bytes()), format_bytes(used),
+           host ? " by the whole process" : "");
+    }
+    if (also) also(record);
+  };
+}
+
 void create_output(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
@@ -283,28 +335,20 @@ std::string size_line(const StartingModel& start, const TrainerOptions& options,
 
 }  // namespace
 
-void check_memory(const model::ModelConfig& config, Backend& backend, DType activation,
-                  const TrainerOptions& options, int64_t available) {
-  NoMemory none;
-  const Trainer measured(config, backend, activation, options, none);
-  // Text, caches of the backend, and what else a process needs.
-  const int64_t needed = measured.bytes() + (int64_t{64} << 20);
-  if (needed <= available) return;
-  fail("training needs {} of memory ({}), but only {} are available; lower train.length{}{}",
-       format_bytes(needed), measured.memory_report(), format_bytes(available),
-       options.pass.recompute ? "" : " or set train.recompute = true",
-       activation == DType::kF32 ? "" : ", or take a smaller model");
+MemoryPlan plan_recipe(const Recipe& recipe, Backend& backend) {
+  validate_recipe(recipe);
+  const StartingModel start = open_starting_model(recipe);
+  return plan_memory(start.config, backend, usable_dtype(recipe, backend),
+                     trainer_options(recipe.train, Plan{}, backend));
 }
 
 RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptions& options) {
   validate_recipe(recipe);
   const StartingModel start = open_starting_model(recipe);
-  const DType activation = parse_dtype(recipe.train.dtype);
-  if (!backend.supports(activation)) {
-    fail_usage("train.dtype: {} cannot do {}", backend.description(), recipe.train.dtype);
-  }
-  check_memory(start.config, backend, activation, trainer_options(recipe.train, Plan{}),
-               backend.memory().available_bytes());
+  const DType activation = usable_dtype(recipe, backend);
+  const AvailableMemory available = available_memory(backend);
+  const MemoryPlan memory = check_memory(start.config, backend, activation,
+                                         trainer_options(recipe.train, Plan{}, backend), available);
   create_output(recipe.output);
   const DirectoryLock lock(recipe.output);
   const CheckpointStore store(fs::path(recipe.output) / "state", recipe.train.keep_checkpoints);
@@ -325,8 +369,9 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
     return found ? RunSummary{.step = found->step, .tokens = found->tokens} : RunSummary{};
   }
   const Plan plan = plan_steps(recipe.train, *data.packer);
-  const TrainerOptions trainer_settings = trainer_options(recipe.train, plan);
-  Trainer trainer(start.config, backend, activation, trainer_settings, backend.memory());
+  const TrainerOptions trainer_settings = trainer_options(recipe.train, plan, backend);
+  Trainer trainer(start.config, backend, activation, trainer_settings, backend.memory(),
+                  &backend.offload_memory());
   RunState state{.seed = recipe.train.seed,
                  .data_hash = data.corpus->hash().hex(),
                  .recipe = write_recipe(recipe),
@@ -343,8 +388,10 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
   }
   write_file_atomically(fs::path(recipe.output) / "recipe.toml", state.recipe);
   info("{} on {}", size_line(start, trainer_settings, plan.steps), backend.description());
-  const bool complete = run_training(trainer, *data.packer, data.eval_packer.get(), state,
-                                     run_options(recipe, plan.steps, options));
+  if (!options.quiet) info("memory of a step:\n{}", without_last_newline(memory.table()));
+  RunOptions run = run_options(recipe, plan.steps, options);
+  if (!options.quiet) report_memory_in_use(run, memory, backend, available);
+  const bool complete = run_training(trainer, *data.packer, data.eval_packer.get(), state, run);
   if (complete) export_model(recipe, start, trainer);
   return {.complete = complete, .step = state.step, .steps = plan.steps, .tokens = state.tokens};
 }

@@ -10,6 +10,7 @@
 #include "longgen/formats/model_file.h"
 #include "longgen/model/config.h"
 #include "longgen/tokenizer/tokenizer.h"
+#include "longgen/train/memory_plan.h"
 #include "longgen/train/recipe.h"
 #include "longgen/train/run_loop.h"
 
@@ -41,8 +42,8 @@ struct StartingModel {
 };
 StartingModel open_starting_model(const Recipe& recipe);
 
-// Throws Error with the numbers when a trainer of this size cannot fit into `available` bytes.
-void check_memory(const model::ModelConfig& config, Backend& backend, DType activation,
-                  const TrainerOptions& options, int64_t available);
+// What a step of the recipe would take, whether there is as much or not. Reads no weights and no
+// text.
+MemoryPlan plan_recipe(const Recipe& recipe, Backend& backend);
 
 }  // namespace longgen::train

@@ -7,7 +7,6 @@
 #include "longgen/base/error.h"
 #include "longgen/base/interrupt.h"
 #include "longgen/base/system.h"
-#include "longgen/base/units.h"
 
 namespace longgen::train {
 namespace {
@@ -58,19 +57,22 @@ class PositionBuckets {
 }  // namespace
 
 Trainer::Trainer(const model::ModelConfig& config, Backend& backend, DType activation,
-                 const TrainerOptions& options, MemoryResource& memory)
+                 const TrainerOptions& options, MemoryResource& memory,
+                 MemoryResource* offload_memory)
     : config_(config),
       options_(options),
       optimizer_(config, activation, backend, options.optimizer, memory),
-      pass_(config, optimizer_.weights(), backend, options.length, options.pass, memory),
+      pass_(config, optimizer_.weights(), backend, options.length, options.pass, memory,
+            offload_memory),
       batch_(static_cast<size_t>(options.sequences_per_step)) {}
 
 int64_t Trainer::bytes() const { return optimizer_.bytes() + pass_.arena().high_water_bytes(); }
 
-std::string Trainer::memory_report() const {
-  return fmt::format("weights, gradients and moments {}, activations of {} tokens {}",
-                     format_bytes(optimizer_.bytes()), options_.length,
-                     format_bytes(pass_.arena().high_water_bytes()));
+std::vector<model::MemoryItem> Trainer::memory_items() const {
+  std::vector<model::MemoryItem> items = optimizer_.memory_items();
+  const auto activations = pass_.memory_items();
+  items.insert(items.end(), activations.begin(), activations.end());
+  return items;
 }
 
 StepRecord Trainer::step(int64_t step, data::Packer& packer, data::DataPosition& position,

@@ -45,15 +45,17 @@ struct EvalRecord {
 
 class Trainer {
  public:
-  // Everything is allocated here; `memory` may be a NoMemory to learn the size.
+  // Everything is allocated here; `memory` may be a NoMemory to learn the size. What is offloaded
+  // lies in `offload_memory` (null: in `memory`, too).
   Trainer(const model::ModelConfig& config, Backend& backend, DType activation,
-          const TrainerOptions& options, MemoryResource& memory);
+          const TrainerOptions& options, MemoryResource& memory,
+          MemoryResource* offload_memory = nullptr);
 
   Optimizer& optimizer() { return optimizer_; }
   const model::ModelConfig& config() const { return config_; }
-  int64_t bytes() const;
-  // What the bytes are, by name.
-  std::string memory_report() const;
+  int64_t bytes() const;  // of `memory`
+  // By purpose; their sum, without what is offloaded, is what `memory` gives.
+  std::vector<model::MemoryItem> memory_items() const;
 
   // Asked before every sequence; when it says yes, the work is left with Interrupted.
   using Stop = std::function<bool()>;

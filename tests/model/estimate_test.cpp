@@ -93,6 +93,52 @@ TEST(EstimateMemory, HoldsLayerInputsAndOneLayer) {
   EXPECT_GT(keeping.arena().high_water_bytes(), 3 * recomputing.arena().high_water_bytes());
 }
 
+int64_t bytes_of(const TrainingPass& pass, const std::string& name, bool offloaded = false) {
+  for (const MemoryItem& item : pass.memory_items()) {
+    if (item.name == name && item.offloaded == offloaded) return item.bytes;
+  }
+  return 0;
+}
+
+// What keeping and offloading cost and save, by name.
+TEST(EstimateMemory, NamesWhatIsKeptAndOffloaded) {
+  const GoldenModel golden("hybrid_sink_window");
+  const ModelConfig& c = golden.config;
+  int64_t full_layers = 0;
+  for (const AttentionPattern& pattern : c.patterns) full_layers += pattern.is_full();
+  ASSERT_TRUE(full_layers > 0 && full_layers < c.num_layers);
+  NoMemory nothing;
+  const auto meta = make_meta_backend(DType::kBF16, nullptr);
+  const ParameterSet weights("weights", c, DType::kBF16, nothing);
+  constexpr int64_t kTokens = 4096;
+  const auto plan = [&](const TrainOptions& options) {
+    return std::make_unique<TrainingPass>(c, weights, *meta, kTokens, options, nothing);
+  };
+  const int64_t stream = kTokens * c.hidden_size * 2;
+  const int64_t output = kTokens * c.num_heads * (c.head_dim * 2 + 4);
+
+  const auto plain = plan({});
+  EXPECT_EQ(bytes_of(*plain, "layer inputs"), (c.num_layers + 1) * stream);
+  EXPECT_EQ(bytes_of(*plain, "kept attention outputs"), 0);
+  int64_t sum = 0;
+  for (const MemoryItem& item : plain->memory_items()) sum += item.bytes;
+  EXPECT_EQ(sum, plain->arena().high_water_bytes());
+
+  const auto full = plan({.keep_outputs = KeptOutputs::kFullLayers});
+  EXPECT_EQ(bytes_of(*full, "kept attention outputs"), full_layers * output);
+  // Kept for all, the output needs no other place.
+  const auto all = plan({.keep_outputs = KeptOutputs::kAllLayers});
+  EXPECT_EQ(all->arena().high_water_bytes() - plain->arena().high_water_bytes(),
+            (c.num_layers - 1) * output);
+
+  const auto away =
+      plan({.keep_outputs = KeptOutputs::kAllLayers, .offload = Offload::kInputsAndOutputs});
+  EXPECT_EQ(bytes_of(*away, "layer inputs"), 2 * stream);
+  EXPECT_EQ(bytes_of(*away, "layer inputs", true), (c.num_layers - 1) * stream);
+  EXPECT_EQ(bytes_of(*away, "kept attention outputs", true),
+            (c.num_layers - 2) * kTokens * c.num_heads * c.head_dim * 2);
+}
+
 TEST(EstimateFlops, FollowTheUnmaskedPairs) {
   GoldenModel golden("hybrid_sink_window");
   ModelConfig full = golden.config;

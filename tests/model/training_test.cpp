@@ -63,6 +63,33 @@ TEST_P(Training, RecomputationChangesNoBit) {
   EXPECT_GT(kept.loss, 0);
 }
 
+// Where attention's outputs and the layers' inputs are kept changes no bit, after an evaluation and
+// in a second step neither.
+TEST_P(Training, KeepingAndOffloadingChangeNoBit) {
+  Fixture f(GetParam());
+  const TrainOptions plain{.mlp_chunk = 19, .loss_chunk = 23};
+  const Result expected = f.run(plain);
+  for (const KeptOutputs keep :
+       {KeptOutputs::kNone, KeptOutputs::kFullLayers, KeptOutputs::kAllLayers}) {
+    for (const Offload offload : {Offload::kNone, Offload::kOutputs, Offload::kInputsAndOutputs}) {
+      TrainOptions options = plain;
+      options.keep_outputs = keep;
+      options.offload = offload;
+      TrainingPass pass(f.golden.config, *f.weights, *f.backend, f.tokens, options, f.memory,
+                        &f.memory);
+      for (int step = 0; step < 2; ++step) {
+        pass.evaluate(f.golden.sequence());
+        ParameterSet gradients("gradients", f.golden.config, DType::kF64, f.plain_memory);
+        Result found;
+        found.loss = pass.forward_backward(f.golden.sequence(), 0.125, gradients).loss;
+        for (const Tensor& g : gradients.tensors()) found.gradients.push_back(to_doubles(g));
+        EXPECT_TRUE(found == expected) << static_cast<int>(keep) << static_cast<int>(offload);
+      }
+    }
+  }
+  EXPECT_THROW(f.run({.recompute = false, .offload = Offload::kOutputs}), Error);
+}
+
 // Chunks change the order of sums over rows alone.
 TEST_P(Training, ChunkSizesAgree) {
   Fixture f(GetParam());

@@ -152,6 +152,19 @@ TEST(Recipe, ValidatesRanges) {
   EXPECT_THAT(check([](Recipe& r) { r.train.lr = 0; }), HasSubstr("train.lr"));
   EXPECT_THAT(check([](Recipe& r) { r.train.beta2 = 1; }), HasSubstr("train.beta2"));
   EXPECT_THAT(check([](Recipe& r) { r.train.dtype = "fp8"; }), HasSubstr("fp8"));
+  EXPECT_THAT(check([](Recipe& r) { r.train.optimizer_state = "f16"; }), HasSubstr("f32 or bf16"));
+  EXPECT_THAT(check([](Recipe& r) {
+                r.train.optimizer_state = "bf16";
+                r.train.dtype = "f32";
+              }),
+              HasSubstr("train.dtype is f32"));
+  EXPECT_THAT(check([](Recipe& r) { r.train.keep_outputs = "some"; }), HasSubstr("keep_outputs"));
+  EXPECT_THAT(check([](Recipe& r) { r.train.offload = "weights"; }), HasSubstr("train.offload"));
+  EXPECT_THAT(check([](Recipe& r) {
+                r.train.offload = "outputs";
+                r.train.recompute_attention = false;
+              }),
+              HasSubstr("train.recompute_attention"));
   EXPECT_THAT(check([](Recipe& r) { r.train.steps = r.train.tokens = 5; }),
               HasSubstr("choose one of the three"));
   EXPECT_THAT(check([](Recipe& r) { r.train.keep_checkpoints = 0; }),

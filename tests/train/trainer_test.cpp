@@ -3,11 +3,14 @@
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "longgen/base/error.h"
 #include "longgen/base/interrupt.h"
 #include "longgen/base/log.h"
 #include "longgen/base/mapped_file.h"
+#include "longgen/base/units.h"
+#include "longgen/train/memory_plan.h"
 #include "longgen/train/run_loop.h"
 #include "tests/train/train_testing.h"
 
@@ -26,7 +29,10 @@ struct RunResult {
   bool operator==(const RunResult&) const = default;
 };
 
-class ResumeTest : public testing::TestWithParam<std::tuple<DType, data::Packing>> {
+// kBf16State: without f32 masters and moments.
+enum class Numbers : uint8_t { kF32, kBf16, kBf16State };
+
+class ResumeTest : public testing::TestWithParam<std::tuple<Numbers, data::Packing>> {
  protected:
   ResumeTest() : backend_(make_cpu_backend(2)), data_(std::get<1>(GetParam())) {
     spdlog::set_level(spdlog::level::off);
@@ -36,7 +42,12 @@ class ResumeTest : public testing::TestWithParam<std::tuple<DType, data::Packing
   // Runs in `output` until done, or until `kill_after` steps have been done in this process.
   bool run(const fs::path& output, int64_t kill_after, int64_t checkpoint_every = 3) {
     fs::create_directories(output);
-    auto trainer = make_trainer(*backend_, std::get<0>(GetParam()), tiny_options());
+    const Numbers numbers = std::get<0>(GetParam());
+    TrainerOptions trainer_options = tiny_options();
+    trainer_options.optimizer.bf16_state = numbers == Numbers::kBf16State;
+    trainer_options.optimizer.seed = 17;
+    auto trainer = make_trainer(*backend_, numbers == Numbers::kF32 ? DType::kF32 : DType::kBF16,
+                                trainer_options);
     const CheckpointStore store(output / "state", 2);
     RunState state;
     if (auto before = store.load_newest(trainer->optimizer())) state = *before;
@@ -101,10 +112,10 @@ TEST_P(ResumeTest, KilledRunsEndBitEqual) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, ResumeTest,
-                         testing::Combine(testing::Values(DType::kF32, DType::kBF16),
-                                          testing::Values(data::Packing::kConcat,
-                                                          data::Packing::kIsolated)));
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, ResumeTest,
+    testing::Combine(testing::Values(Numbers::kF32, Numbers::kBf16, Numbers::kBf16State),
+                     testing::Values(data::Packing::kConcat, data::Packing::kIsolated)));
 
 class TrainerTest : public testing::Test {
  protected:
@@ -115,24 +126,67 @@ class TrainerTest : public testing::Test {
 };
 
 TEST_F(TrainerTest, RecomputationChangesNothing) {
+  using model::KeptOutputs;
+  const std::vector<model::TrainOptions> policies = {
+      {.recompute = false},
+      {.recompute = true},
+      {.recompute_attention = false},
+      {.keep_outputs = KeptOutputs::kAllLayers},
+      {.keep_outputs = KeptOutputs::kFullLayers, .offload = model::Offload::kInputsAndOutputs}};
+  model::ModelConfig config = tiny_config();
+  config.num_layers = 5;  // more than two: only then is anything offloaded
+  model::set_full_attention(config, 16);
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    std::vector<double> records[2];
-    std::vector<std::byte> weights[2];
-    for (const bool recompute : {false, true}) {
+    std::vector<double> first_records;
+    std::vector<std::byte> first_weights;
+    for (const model::TrainOptions& policy : policies) {
       TrainerOptions options = tiny_options();
-      options.pass.recompute = recompute;
-      const auto trainer = make_trainer(*backend_, dtype, options);
+      options.pass = policy;
+      options.pass.mlp_chunk = options.pass.loss_chunk = 32;
+      const auto trainer = make_trainer(*backend_, dtype, options, config);
       data::DataPosition position;
+      std::vector<double> records;
       for (int64_t step = 0; step < 3; ++step) {
         const StepRecord record = trainer->step(step, *data_.packer, position);
-        records[recompute].push_back(record.loss);
-        records[recompute].push_back(record.gradient_norm);
+        records.push_back(record.loss);
+        records.push_back(record.gradient_norm);
       }
-      weights[recompute] = bytes_of(trainer->optimizer().master());
+      const auto weights = bytes_of(trainer->optimizer().master());
+      if (first_records.empty()) {
+        first_records = records;
+        first_weights = weights;
+      }
+      EXPECT_EQ(records, first_records);
+      EXPECT_EQ(weights, first_weights);
     }
-    EXPECT_EQ(records[0], records[1]);
-    EXPECT_EQ(weights[0], weights[1]);
   }
+}
+
+// Losses of a run with bf16 state against those of one with f32 masters, from equal weights.
+TEST_F(TrainerTest, Bf16StateLearnsAsMastersDo) {
+  std::vector<double> losses[2];
+  for (const bool bf16_state : {false, true}) {
+    TrainerOptions options = tiny_options(1);
+    options.schedule = {.kind = ScheduleKind::kConstant, .lr = 1e-3, .warmup_steps = 5};
+    options.optimizer.bf16_state = bf16_state;
+    const auto trainer = make_trainer(*backend_, DType::kBF16, options);
+    data::DataPosition position;
+    for (int64_t step = 0; step < 120; ++step) {
+      losses[bf16_state].push_back(trainer->step(step, *data_.packer, position).loss);
+    }
+  }
+  EXPECT_EQ(losses[0][0], losses[1][0]);
+  EXPECT_NE(losses[0], losses[1]);
+  const auto mean_of_last = [](const std::vector<double>& x) {
+    return std::accumulate(x.end() - 20, x.end(), 0.0) / 20;
+  };
+  const double masters = mean_of_last(losses[0]), state = mean_of_last(losses[1]);
+  EXPECT_LT(masters, 0.6 * losses[0][0]);
+  // Noise of a bf16's spacing on weights of up to 0.06 costs tiny models little.
+  EXPECT_NEAR(state, masters, 0.05 * masters);
+  EXPECT_THROW(
+      make_trainer(*backend_, DType::kF32, {.length = 64, .optimizer = {.bf16_state = true}}),
+      Error);
 }
 
 // Four sequences of 64 in one step against one sequence that holds them as isolated documents.
@@ -221,6 +275,34 @@ TEST_F(TrainerTest, MeasuresWithoutMemory) {
   const auto real = make_trainer(*backend_, DType::kBF16, tiny_options());
   EXPECT_EQ(measured.bytes(), real->bytes());
   EXPECT_GT(measured.bytes(), 18 * model::parameter_count(tiny_config()));
+  int64_t sum = 0;
+  for (const model::MemoryItem& item : measured.memory_items()) sum += item.bytes;
+  EXPECT_EQ(sum, real->bytes());
+}
+
+TEST_F(TrainerTest, RefusesWhatDoesNotFitAndSaysWhatWould) {
+  using testing::HasSubstr;
+  TrainerOptions options = tiny_options();
+  options.length = 4096;
+  options.pass.recompute = false;
+  const auto plan = plan_memory(tiny_config(), *backend_, DType::kBF16, options);
+  const int64_t slack = int64_t{64} << 20;
+  const AvailableMemory enough{plan.device_bytes() + slack, 0};
+  EXPECT_EQ(check_memory(tiny_config(), *backend_, DType::kBF16, options, enough).device_bytes(),
+            plan.device_bytes());
+  const auto message = [&](int64_t available) -> std::string {
+    try {
+      check_memory(tiny_config(), *backend_, DType::kBF16, options, {available, 0});
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  EXPECT_THAT(message(enough.device - 1),
+              AllOf(HasSubstr(format_bytes(plan.device_bytes() + slack)), HasSubstr("layer inputs"),
+                    HasSubstr("gradient accumulators, f32"), HasSubstr("train.recompute = true"),
+                    HasSubstr("train.length = 2K"), Not(HasSubstr("train.offload"))));
+  EXPECT_THAT(message(slack + 1000), HasSubstr("smaller model"));
 }
 
 TEST_F(TrainerTest, StopsBetweenStepsAndGoesOn) {

@@ -1,0 +1,36 @@
+// What memory a training step takes, known before any of it is taken: every allocation is an
+// arena's or a parameter set's, and none happens inside a step.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "longgen/train/trainer.h"
+
+namespace longgen::train {
+
+struct MemoryPlan {
+  std::vector<model::MemoryItem> items;
+
+  int64_t device_bytes() const;     // without what is offloaded
+  int64_t offloaded_bytes() const;  // in host memory, beside a device of its own
+  // A line an item, then the sums, each ended by a newline.
+  std::string table() const;
+};
+
+// Allocates nothing.
+MemoryPlan plan_memory(const model::ModelConfig& config, Backend& backend, DType activation,
+                       const TrainerOptions& options);
+
+// Memory that may be used: of the backend, and of the host for what is offloaded.
+struct AvailableMemory {
+  int64_t device = 0, host = 0;
+};
+AvailableMemory available_memory(Backend& backend);
+
+// The plan, if it fits. Else throws Error with the numbers, and which settings would fit.
+MemoryPlan check_memory(const model::ModelConfig& config, Backend& backend, DType activation,
+                        const TrainerOptions& options, const AvailableMemory& available);
+
+}  // namespace longgen::train
