@@ -1,0 +1,94 @@
+// Before the backward kernel: what it needs of every query. After it: dq from its f32 sums.
+#include <cuda_bf16.h>
+
+#include "longgen/backend/cuda/attention/hopper/backward_args.h"
+
+namespace longgen::cuda::hopper {
+namespace {
+
+constexpr int kRows = 64, kStatsThreads = 256, kStoreThreads = 128;
+constexpr float kLog2E = 1.4426950408889634f;
+
+__device__ float dot8(uint4 a, uint4 b) {
+  const auto* x = reinterpret_cast<const __nv_bfloat162*>(&a);
+  const auto* y = reinterpret_cast<const __nv_bfloat162*>(&b);
+  float sum = 0;
+  for (int i = 0; i < 4; ++i) {
+    const float2 u = __bfloat1622float2(x[i]), v = __bfloat1622float2(y[i]);
+    sum += u.x * v.x + u.y * v.y;
+  }
+  return sum;
+}
+
+// One block of rows and one head: log2-sum-exp and the row sums of dout * out. Rows of no document,
+// and the block after the last, get an infinite sum: their probabilities are 0.
+template <int D>
+__global__ void __launch_bounds__(kStatsThreads) stats_kernel(BackwardRowsArgs a) {
+  constexpr int kLanes = D / 8;  // of a row
+  const int block = blockIdx.x, head = blockIdx.y;
+  const int rows = block < a.blocks ? a.block_rows[block] : 0;
+  float* stats = a.stats + (static_cast<int64_t>(head) * (a.blocks + 1) + block) * 2 * kRows;
+  for (int r = threadIdx.x / kLanes; r < kRows; r += kStatsThreads / kLanes) {
+    const int64_t row = static_cast<int64_t>(block) * kRows + r;
+    const int c = threadIdx.x % kLanes * 8;
+    float sum = 0;
+    if (r < rows) {
+      sum = dot8(*reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(a.out) +
+                                                 row * a.out_row + head * a.out_head + c),
+                 *reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(a.dout) +
+                                                 row * a.dout_row + head * a.dout_head + c));
+    }
+    for (int i = kLanes / 2; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, i);
+    if (c == 0) {
+      stats[r] = r < rows ? a.lse[head * a.lse_head + row] * kLog2E : INFINITY;
+      stats[kRows + r] = sum;
+    }
+  }
+}
+
+// One block of rows and 64 channels of a head. The sums lie as wgmma leaves them (wgmma.cuh).
+__global__ void __launch_bounds__(kStoreThreads) store_kernel(BackwardRowsArgs a) {
+  constexpr int kPitch = 64 + 8;
+  __shared__ __align__(16) __nv_bfloat16 tile[kRows * kPitch];
+  const int panels = a.head_dim / 64;
+  const int block = blockIdx.x, head = blockIdx.y / panels, panel = blockIdx.y % panels;
+  const int rows = a.block_rows[block], thread = threadIdx.x;
+  if (rows == 0) return;
+  const auto* sums = reinterpret_cast<const float4*>(a.query_sums) +
+                     ((static_cast<int64_t>(head) * a.blocks + block) * panels + panel) * 1024;
+  const int row = thread / 32 * 16 + thread % 32 / 4;
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+    const float4 x = __ldcs(sums + n * kStoreThreads + thread);
+    const int c = n * 8 + thread % 4 * 2;
+    *reinterpret_cast<__nv_bfloat162*>(tile + row * kPitch + c) =
+        __floats2bfloat162_rn(x.x * a.scale, x.y * a.scale);
+    *reinterpret_cast<__nv_bfloat162*>(tile + (row + 8) * kPitch + c) =
+        __floats2bfloat162_rn(x.z * a.scale, x.w * a.scale);
+  }
+  __syncthreads();
+  for (int i = thread; i < rows * 8; i += kStoreThreads) {
+    const int r = i / 8, c = i % 8 * 8;
+    auto* to = static_cast<__nv_bfloat16*>(a.dq) +
+               (static_cast<int64_t>(block) * kRows + r) * a.dq_row + head * a.dq_head +
+               panel * 64 + c;
+    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(tile + r * kPitch + c);
+  }
+}
+
+}  // namespace
+
+void backward_stats(const BackwardRowsArgs& a, cudaStream_t stream) {
+  const dim3 grid(a.blocks + 1, a.q_heads);
+  if (a.head_dim == 64) {
+    stats_kernel<64><<<grid, kStatsThreads, 0, stream>>>(a);
+  } else {
+    stats_kernel<128><<<grid, kStatsThreads, 0, stream>>>(a);
+  }
+}
+
+void backward_store_dq(const BackwardRowsArgs& a, cudaStream_t stream) {
+  store_kernel<<<dim3(a.blocks, a.q_heads * a.head_dim / 64), kStoreThreads, 0, stream>>>(a);
+}
+
+}  // namespace longgen::cuda::hopper
