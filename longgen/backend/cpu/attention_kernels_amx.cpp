@@ -78,7 +78,49 @@ void whole_block(const AttentionProduct& p, int64_t i, int64_t j) {
   }
 }
 
+// The step of a 32 x 32 block whose operands are in tiles 4 to 7, and each tile of the step at a, b
+// as soon as its register is free: a core that shares its tile registers with another thread does
+// not rename them, and these products have few steps a block.
+LONGGEN_SIMD void multiply_and_load(const AttentionProduct& p, const uint32_t* a,
+                                    const uint32_t* b) {
+  tiles::dot_bf16<0, 4, 6>();
+  tiles::dot_bf16<1, 4, 7>();
+  tiles::load<4>(a, bytes(p.a_row));
+  tiles::dot_bf16<2, 5, 6>();
+  tiles::load<6>(b, bytes(p.b_depth));
+  tiles::dot_bf16<3, 5, 7>();
+  tiles::load<5>(a + 16 * p.a_row, bytes(p.a_row));
+  tiles::load<7>(b + 16, bytes(p.b_depth));
+}
+
+// All of m and n in blocks of 32 x 32; a block's first operands are loaded before the sums of the
+// last one leave.
+void whole_blocks(const AttentionProduct& p) {
+  const uint32_t *a = p.a, *b = p.b;
+  tiles::load<4>(a, bytes(p.a_row));
+  tiles::load<6>(b, bytes(p.b_depth));
+  tiles::load<7>(b + 16, bytes(p.b_depth));
+  tiles::load<5>(a + 16 * p.a_row, bytes(p.a_row));
+  for (int64_t i = 0; i < p.m; i += 32) {
+    for (int64_t j = 0; j < p.n; j += 32) {
+      begin_block<2, 2>(p, i, j);
+      for (int64_t k = 16; k < p.depth; k += 16) {
+        multiply_and_load(p, p.a + i * p.a_row + k, p.b + k * p.b_depth + j);
+      }
+      // Behind the last block the first one is loaded again, in vain.
+      const int64_t next_j = j + 32 < p.n ? j + 32 : 0;
+      const int64_t next_i = next_j > 0 ? i : i + 32 < p.m ? i + 32 : 0;
+      multiply_and_load(p, p.a + next_i * p.a_row, p.b + next_j);
+      end_block<2, 2>(p, i, j);
+    }
+  }
+}
+
 void tile_product(const AttentionProduct& p) {
+  if (p.m % 32 == 0 && p.n % 32 == 0) {
+    whole_blocks(p);
+    return;
+  }
   for (int64_t i = 0; i < p.m; i += 32) {
     for (int64_t j = 0; j < p.n; j += 32) {
       if (i + 32 <= p.m && j + 32 <= p.n) {

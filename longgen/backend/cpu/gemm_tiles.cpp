@@ -8,9 +8,6 @@
 namespace longgen {
 namespace {
 
-// Operands of a block of 32 x 32 over this depth, and its sums, fit in a first-level cache of 48
-// KiB together.
-constexpr int64_t kDepth = 320;
 constexpr int64_t kPassDepth = 2304;                 // beyond it k is cut into passes
 constexpr int64_t kPanelBytes = int64_t{1} << 20;    // of B that a thread walks down C with
 constexpr int64_t kPackedBytes = int64_t{12} << 20;  // of A or B packed at a time
@@ -202,29 +199,22 @@ void TileGemm::multiply_strip(const Plan& plan, int64_t strip, int64_t panel_beg
                    .b_stride = plan.steps * kStepBytes,
                    .panels = panel_end - panel_begin,
                    .sums = sums};
-  const int64_t most = even_part(plan.steps * kTileStep, kDepth, kTileStep);
-  for (int64_t k = 0; k < plan.steps * kTileStep; k += most) {
-    p.depth = std::min(most, plan.steps * kTileStep - k);
-    p.a = packed ? plan.packed_strip(strip) + k * kTileStrip : element(args.a, row, plan.k0 + k);
-    p.b = plan.packed_panel(panel_begin) + k * kTilePanel;
-    p.accumulate = k > 0 || !plan.first;
-    const bool last = k + most >= plan.steps * kTileStep;
-    p.finish = last && plan.last ? &finish : nullptr;
-    p.ahead = nullptr;
-    if (strip + 1 < plan.strips || !last) {
-      if (packed) {  // what follows lies behind
-        p.ahead = reinterpret_cast<const char*>(p.a + p.depth * kTileStrip);
-        p.ahead_stride = 2 * p.depth;
-      } else if (!last) {
-        p.ahead = reinterpret_cast<const char*>(p.a + most);
-        p.ahead_stride = p.a_stride;
-      } else if (!plan.packed(strip + 1)) {
-        p.ahead = reinterpret_cast<const char*>(element(args.a, row + kTileStrip, plan.k0));
-        p.ahead_stride = p.a_stride;
-      }
+  p.depth = plan.steps * kTileStep;
+  p.a = packed ? plan.packed_strip(strip) : element(args.a, row, plan.k0);
+  p.b = plan.packed_panel(panel_begin);
+  p.accumulate = !plan.first;
+  p.finish = plan.last ? &finish : nullptr;
+  p.ahead = nullptr;
+  if (strip + 1 < plan.strips) {
+    if (packed) {  // what follows lies behind
+      p.ahead = reinterpret_cast<const char*>(p.a + p.depth * kTileStrip);
+      p.ahead_stride = 2 * p.depth;
+    } else if (!plan.packed(strip + 1)) {
+      p.ahead = reinterpret_cast<const char*>(element(args.a, row + kTileStrip, plan.k0));
+      p.ahead_stride = p.a_stride;
     }
-    kernels_.multiply(p);
   }
+  kernels_.multiply(p);
 }
 
 }  // namespace longgen

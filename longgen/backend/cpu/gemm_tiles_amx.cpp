@@ -38,48 +38,47 @@ LONGGEN_SIMD void store_sums(float* c) {
   }
 }
 
+// The operands of one step: A in tiles 4 and 5, B in 6 and 7. B is read once a strip: its lines are
+// not to drive A's out of the first-level cache.
 template <int kTileRows>
-LONGGEN_SIMD void multiply_block(const TileProduct& p, const char* b, float* c) {
-  if (p.accumulate) {
-    load_sums<kTileRows>(c);
-  } else {
-    zero_sums<kTileRows>();
-  }
-  const char* a = reinterpret_cast<const char*>(p.a);
-  const char* lower = a + 16 * p.a_stride;
-  const int64_t stride = p.a_stride, step = p.a_step;
-  for (int64_t k = 0; k < p.depth;
-       k += kTileStep, a += step, lower += step, b += 2 * tiles::kBytes) {
-    tiles::load<4>(a, stride);
-    tiles::load<6>(b, tiles::kRowBytes);
-    tiles::dot_bf16<0, 4, 6>();
-    tiles::load<7>(b + tiles::kBytes, tiles::kRowBytes);
-    tiles::dot_bf16<1, 4, 7>();
-    if constexpr (kTileRows == 2) {
-      tiles::load<5>(lower, stride);
-      tiles::dot_bf16<2, 5, 6>();
-      tiles::dot_bf16<3, 5, 7>();
-    }
-  }
-  store_sums<kTileRows>(c);
-}
+struct Operands {
+  int64_t stride;  // of A
 
-// The sums of panel `panel`, from the first-level cache.
+  LONGGEN_SIMD void load(const char* a, const char* b) const {
+    tiles::load<4>(a, stride);
+    tiles::load_stream<6>(b, tiles::kRowBytes);
+    tiles::load_stream<7>(b + tiles::kBytes, tiles::kRowBytes);
+    if constexpr (kTileRows == 2) tiles::load<5>(a + 16 * stride, stride);
+  }
+  // The step that is loaded, and each tile of the next one as soon as its register is free: a core
+  // that shares its tile registers with another thread does not rename them.
+  LONGGEN_SIMD void multiply_and_load(const char* a, const char* b) const {
+    tiles::dot_bf16<0, 4, 6>();
+    tiles::dot_bf16<1, 4, 7>();
+    tiles::load<4>(a, stride);
+    if constexpr (kTileRows == 2) tiles::dot_bf16<2, 5, 6>();
+    tiles::load_stream<6>(b, tiles::kRowBytes);
+    if constexpr (kTileRows == 2) {
+      tiles::dot_bf16<3, 5, 7>();
+      tiles::load<5>(a + 16 * stride, stride);
+    }
+    tiles::load_stream<7>(b + tiles::kBytes, tiles::kRowBytes);
+  }
+};
+
+// Rows [begin, end) of the sums `c` of the panel that begins at `column`.
 template <bool kBf16>
-LONGGEN_SIMD void finish_block(const TileFinish& f, const float* c, int64_t column) {
+LONGGEN_SIMD void finish_rows(const TileFinish& f, const float* c, int64_t column, int64_t begin,
+                              int64_t end) {
   const int64_t columns = f.columns - column < kTilePanel ? f.columns - column : kTilePanel;
   const auto mask = static_cast<__mmask32>((uint64_t{1} << columns) - 1);
   const auto low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
-  __m512 bias[2] = {};
-  if (f.bias) {
-    bias[0] = _mm512_maskz_loadu_ps(low, f.bias + column);
-    bias[1] = _mm512_maskz_loadu_ps(high, f.bias + column + 16);
-  }
-  for (int64_t r = 0; r < f.rows; ++r, c += kTilePanel) {
-    __m512 x = _mm512_load_ps(c), y = _mm512_load_ps(c + 16);
+  if (end > f.rows) end = f.rows;
+  for (int64_t r = begin; r < end; ++r) {
+    __m512 x = _mm512_load_ps(c + r * kTilePanel), y = _mm512_load_ps(c + r * kTilePanel + 16);
     if (f.bias) {
-      x = _mm512_add_ps(x, bias[0]);
-      y = _mm512_add_ps(y, bias[1]);
+      x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(low, f.bias + column));
+      y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(high, f.bias + column + 16));
     }
     if constexpr (kBf16) {
       uint16_t* to = static_cast<uint16_t*>(f.out) + r * f.out_stride + column;
@@ -104,30 +103,59 @@ LONGGEN_SIMD void finish_block(const TileFinish& f, const float* c, int64_t colu
   }
 }
 
-template <int kTileRows>
-void multiply_panels(const TileProduct& p) {
-  const char* b = reinterpret_cast<const char*>(p.b);
-  const int64_t fetch = (p.rows + p.panels - 1) / p.panels;
-  for (int64_t j = 0; j < p.panels; ++j, b += p.b_stride) {
-    float* c = p.sums + j * kTileSums;
-    if (p.ahead) {
-      for (int64_t r = j * fetch; r < (j + 1) * fetch && r < p.rows; ++r) {
-        for (int64_t i = 0; i < 2 * p.depth; i += 64) {
-          __builtin_prefetch(p.ahead + r * p.ahead_stride + i, 0, 2);
-        }
-      }
-    }
-    multiply_block<kTileRows>(p, b, c);
-    if (!p.finish) continue;
-    if (p.finish->out_bf16) {
-      finish_block<true>(*p.finish, c, j * kTilePanel);
-    } else {
-      finish_block<false>(*p.finish, c, j * kTilePanel);
+// Fetches the share of `panel` in the rows that come next.
+LONGGEN_SIMD void fetch_ahead(const TileProduct& p, int64_t panel) {
+  if (!p.ahead) return;
+  const int64_t share = (p.rows + p.panels - 1) / p.panels;
+  for (int64_t r = panel * share; r < (panel + 1) * share && r < p.rows; ++r) {
+    for (int64_t i = 0; i < 2 * p.depth; i += 64) {
+      __builtin_prefetch(p.ahead + r * p.ahead_stride + i, 0, 2);
     }
   }
 }
 
-void multiply(const TileProduct& p) { p.rows > 16 ? multiply_panels<2>(p) : multiply_panels<1>(p); }
+// The sums of a panel leave, a few rows a step, between the products of the next one: the tile
+// and vector units work side by side even where the processor looks ahead only a little.
+template <int kTileRows, bool kBf16>
+void multiply_panels(const TileProduct& p) {
+  const Operands<kTileRows> operands{p.a_stride};
+  const TileFinish* finish = p.finish;
+  const char* a = reinterpret_cast<const char*>(p.a);
+  const char* b = reinterpret_cast<const char*>(p.b);
+  const int64_t steps = p.depth / kTileStep;
+  const int64_t rows_a_step = (p.rows + steps - 1) / steps;
+  operands.load(a, b);
+  for (int64_t j = 0; j < p.panels; ++j, b += p.b_stride) {
+    float* c = p.sums + j * kTileSums;
+    const float* leaving = finish && j > 0 ? c - kTileSums : nullptr;
+    fetch_ahead(p, j);
+    p.accumulate ? load_sums<kTileRows>(c) : zero_sums<kTileRows>();
+    int64_t row = 0;
+    for (int64_t k = 1; k <= steps; ++k) {
+      // Behind the last step the next panel begins; behind the last panel the tiles are not used.
+      const bool more = k < steps;
+      const char* next_a = more ? a + k * p.a_step : a;
+      const char* next_b = more ? b + k * 2 * tiles::kBytes : j + 1 < p.panels ? b + p.b_stride : b;
+      operands.multiply_and_load(next_a, next_b);
+      if (leaving) {
+        finish_rows<kBf16>(*finish, leaving, (j - 1) * kTilePanel, row, row + rows_a_step);
+        row += rows_a_step;
+      }
+    }
+    store_sums<kTileRows>(c);
+  }
+  if (!finish) return;
+  finish_rows<kBf16>(*finish, p.sums + (p.panels - 1) * kTileSums, (p.panels - 1) * kTilePanel, 0,
+                     p.rows);
+}
+
+template <int kTileRows>
+void multiply_rows(const TileProduct& p) {
+  p.finish&& p.finish->out_bf16 ? multiply_panels<kTileRows, true>(p)
+                                : multiply_panels<kTileRows, false>(p);
+}
+
+void multiply(const TileProduct& p) { p.rows > 16 ? multiply_rows<2>(p) : multiply_rows<1>(p); }
 
 void pack_strip(uint16_t* to, const PackSource& source, int64_t count, int64_t depth) {
   const uint16_t* data = static_cast<const uint16_t*>(source.data);
