@@ -39,7 +39,7 @@ struct RowKernels {
 
   void (*adamw)(const AdamWFactors& f, T* weights, float* master, float* m, float* v,
                 const float* gradient, int64_t n);
-  // Without a master: elements `first` ... of a tensor, bf16, rounded stochastically.
+  // Without a master: elements `first` (even) ... of a tensor, bf16, rounded stochastically.
   void (*adamw_bf16)(const AdamWFactors& f, const RowRounding& rounding, int64_t first,
                      uint16_t* weights, uint16_t* m, uint16_t* v, const float* gradient, int64_t n);
 };

@@ -273,36 +273,60 @@ void adamw(const AdamWFactors& f, T* weights, float* master, float* m, float* v,
   });
 }
 
-// Words 0 and 1, or 2 and 3, of philox(seed, stream, i / 2) for elements i = first, first + 1, ...:
-// see base/rng.h. Loops of kLanes, for the compiler to vectorise.
-LONGGEN_SIMD void rounding_words(const RowRounding& rounding, int64_t first, Vu& low, Vu& high) {
-  uint32_t x[4][kLanes];
+// The halves of x * factor by lane.
+LONGGEN_SIMD void multiply_wide(Vu x, uint32_t factor, Vu& high, Vu& low) {
+  low = x * factor;
+#if defined(__AVX512F__)
+  const __m512i f = _mm512_set1_epi32(static_cast<int>(factor)), v = (__m512i)x;
+  const __m512i even = _mm512_mul_epu32(v, f), odd = _mm512_mul_epu32(_mm512_srli_epi64(v, 32), f);
+  high = (Vu)_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+#elif defined(__AVX2__)
+  const __m256i f = _mm256_set1_epi32(static_cast<int>(factor)), v = (__m256i)x;
+  const __m256i even = _mm256_mul_epu32(v, f), odd = _mm256_mul_epu32(_mm256_srli_epi64(v, 32), f);
+  high = (Vu)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+#else
+  for (int l = 0; l < kLanes; ++l) high[l] = static_cast<uint32_t>((uint64_t{x[l]} * factor) >> 32);
+#endif
+}
+
+// One after the other, the lanes of a and b in turn: a0 b0 a1 b1 ...
+LONGGEN_SIMD void interleave(Vu a, Vu b, Vu (&out)[2]) {
+  Vu first, second;
   for (int l = 0; l < kLanes; ++l) {
-    const uint64_t counter = static_cast<uint64_t>(first + l) / 2;
-    x[0][l] = static_cast<uint32_t>(counter);
-    x[1][l] = static_cast<uint32_t>(counter >> 32);
-    x[2][l] = static_cast<uint32_t>(rounding.stream);
-    x[3][l] = static_cast<uint32_t>(rounding.stream >> 32);
+    first[l] = static_cast<uint32_t>(l / 2 + l % 2 * kLanes);
+    second[l] = first[l] + kLanes / 2;
   }
+  out[0] = __builtin_shuffle(a, b, first);
+  out[1] = __builtin_shuffle(a, b, second);
+}
+
+// For 2 kLanes elements from `first` (even) on, words 0 and 1 (even elements) or 2 and 3 (odd ones)
+// of philox(seed, stream, element / 2): see base/rng.h.
+LONGGEN_SIMD void rounding_words(const RowRounding& rounding, int64_t first, Vu (&low)[2],
+                                 Vu (&high)[2]) {
+  const auto counter = static_cast<uint64_t>(first / 2);
+  Vu x0, x1;
+  for (int l = 0; l < kLanes; ++l) {
+    x0[l] = static_cast<uint32_t>(counter + l);
+    x1[l] = static_cast<uint32_t>((counter + l) >> 32);
+  }
+  Vu x2 = Vu{} + static_cast<uint32_t>(rounding.stream);
+  Vu x3 = Vu{} + static_cast<uint32_t>(rounding.stream >> 32);
   auto key0 = static_cast<uint32_t>(rounding.seed);
   auto key1 = static_cast<uint32_t>(rounding.seed >> 32);
   for (int round = 0; round < 10; ++round) {
-    for (int l = 0; l < kLanes; ++l) {
-      const uint64_t p0 = uint64_t{0xD2511F53u} * x[0][l], p1 = uint64_t{0xCD9E8D57u} * x[2][l];
-      const uint32_t x1 = x[1][l], x3 = x[3][l];
-      x[0][l] = static_cast<uint32_t>(p1 >> 32) ^ x1 ^ key0;
-      x[1][l] = static_cast<uint32_t>(p1);
-      x[2][l] = static_cast<uint32_t>(p0 >> 32) ^ x3 ^ key1;
-      x[3][l] = static_cast<uint32_t>(p0);
-    }
+    Vu high0, low0, high1, low1;
+    multiply_wide(x0, 0xD2511F53u, high0, low0);
+    multiply_wide(x2, 0xCD9E8D57u, high1, low1);
+    x0 = high1 ^ x1 ^ key0;
+    x1 = low1;
+    x2 = high0 ^ x3 ^ key1;
+    x3 = low0;
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
-  for (int l = 0; l < kLanes; ++l) {
-    const bool odd = (first + l) % 2 != 0;
-    low[l] = odd ? x[2][l] : x[0][l];
-    high[l] = odd ? x[3][l] : x[1][l];
-  }
+  interleave(x0, x2, low);
+  interleave(x1, x3, high);
 }
 
 // The upper half of x + bits (below 2^16): what rounding to bf16 by these bits gives, still as f32.
@@ -313,17 +337,19 @@ LONGGEN_SIMD Vf rounded_by(Vf x, Vu bits) {
 
 void adamw_bf16(const AdamWFactors& f, const RowRounding& rounding, int64_t first,
                 uint16_t* weights, uint16_t* m, uint16_t* v, const float* gradient, int64_t n) {
-  for_lanes(n, [=](int64_t i, int64_t lanes) {
+  Vu low[2], high[2];
+  int64_t half = 0;
+  for_lanes(n, [&](int64_t i, int64_t lanes) {
+    if (half == 0) rounding_words(rounding, first + i, low, high);
     const Vf g = get(gradient + i, lanes) * f.gradient_scale;
     const Vf mean = f.beta1 * get(m + i, lanes) + f.one_minus_beta1 * g;
     const Vf square = f.beta2 * get(v + i, lanes) + f.one_minus_beta2 * (g * g);
     const Vf update = f.m_factor * mean / (sqrt(f.v_factor * square) + f.eps);
     const Vf old = get(weights + i, lanes);
-    Vu low, high;
-    rounding_words(rounding, first + i, low, high);
-    put(weights + i, rounded_by(old - (update + f.decay * old), low & 0xffffu), lanes);
-    put(m + i, rounded_by(mean, low >> 16), lanes);
-    put(v + i, rounded_by(square, high & 0xffffu), lanes);
+    put(weights + i, rounded_by(old - (update + f.decay * old), low[half] & 0xffffu), lanes);
+    put(m + i, rounded_by(mean, low[half] >> 16), lanes);
+    put(v + i, rounded_by(square, high[half] & 0xffffu), lanes);
+    half ^= 1;
   });
 }
 
