@@ -100,7 +100,7 @@ DType bench_dtype(const CommonOptions& common, const Backend& backend) {
 
 BenchReport::BenchReport(const CommonOptions& common, const BenchOptions& options)
     : common_(common) {
-  backend_ = make_host_backend(common);  // first: it refuses what is not there
+  backend_ = make_backend(common);  // first: it refuses what is not there
   if (backend_->memory().device() != Device::kHost) {
     fail_usage("bench measures processors; use --device cpu");
   }

@@ -21,12 +21,12 @@ std::string check_seed(const std::string& text) {
 
 void add_common_options(CLI::App& app, CommonOptions& options) {
   app.add_option("--device", options.device,
-                 "Where to run: cpu; train and extend also cuda or cuda:N")
+                 "Where to run: cpu, cuda or cuda:N (a Hopper GPU)")
       ->capture_default_str()
       ->group("Common");
   app.add_option("--dtype", options.dtype,
                  "Number type: f32 or bf16; quantized: weights as a GGUF stores them, which "
-                 "generate, chat and score do unasked")
+                 "generate, chat and score do unasked on a cpu. A GPU takes bf16 unasked")
       ->group("Common");
   app.add_option("--threads", options.threads, "Threads; 0 takes all")
       ->capture_default_str()
@@ -57,16 +57,6 @@ std::unique_ptr<Backend> make_backend(const CommonOptions& options) {
     }
   }
   fail_usage("unknown device \"{}\"; use cpu, cuda or cuda:N", options.device);
-}
-
-std::unique_ptr<Backend> make_host_backend(const CommonOptions& options) {
-  if (options.device.starts_with("cuda")) {
-    fail_usage(
-        "--device {}: train and extend run on a GPU, this command does not yet; use "
-        "--device cpu",
-        options.device);
-  }
-  return make_backend(options);
 }
 
 void add_sampling_options(CLI::App& app, infer::SamplingParams& sampling) {

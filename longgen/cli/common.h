@@ -34,8 +34,6 @@ void add_common_options(CLI::App& app, CommonOptions& options);
 // The backend that --device and --threads name. Throws UsageError for a device that this build or
 // machine does not have.
 std::unique_ptr<Backend> make_backend(const CommonOptions& options);
-// For the commands that do not run on a GPU yet: all but train and extend. A UsageError says so.
-std::unique_ptr<Backend> make_host_backend(const CommonOptions& options);
 
 // --dtype when given, else `fallback`. Throws UsageError for kQuantizedDtype: only ModelLoader
 // knows it.

@@ -131,12 +131,14 @@ class GenerateCommand : public Command {
     fmt::print(stderr, "prefill {} tokens, {:.1f} tokens/s; decode {} tokens, {:.1f} tokens/s\n",
                stats.prefill_tokens, rate(stats.prefill_tokens, stats.prefill_seconds),
                stats.decode_tokens, rate(stats.decode_tokens, stats.decode_seconds));
-    fmt::print(stderr, "KV cache {} in use (peak {}); all layers full {}\n",
+    const bool on_host = loaded.backend->memory().device() == Device::kHost;
+    fmt::print(stderr, "KV cache {} in use (peak {}{}); all layers full {}\n",
                format_bytes(stats.kv_bytes_in_use), format_bytes(stats.kv_bytes_peak),
+               on_host ? "" : ", allocated " + format_bytes(stats.kv_bytes_allocated),
                format_bytes(stats.kv_bytes_all_full));
-    fmt::print(stderr, "peak resident memory {} ({} weights, {})\n",
+    fmt::print(stderr, "peak resident memory {} ({} weights{}, {})\n",
                format_bytes(peak_resident_bytes()), format_bytes(loaded.weights->bytes()),
-               loaded.backend->description());
+               on_host ? "" : " on the GPU", loaded.backend->description());
   }
 
   const CommonOptions* common_ = nullptr;

@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "longgen/backend/quantized.h"
+#include "longgen/base/checked.h"
 #include "longgen/base/error.h"
 #include "longgen/base/log.h"
 #include "longgen/base/mapped_file.h"
@@ -12,10 +13,35 @@
 
 namespace longgen::cli {
 
+namespace {
+
+// Where the backend's memory is not the host's, one parameter at a time goes through the latter.
+void read_weights(const formats::ModelFile& file, const model::ParameterSet& weights,
+                  Backend& backend) {
+  if (backend.memory().device() == Device::kHost) return file.read_weights(weights);
+  file.check_weights();
+  HostMemory memory;
+  for (size_t i = 0; i < weights.specs().size(); ++i) {
+    const model::ParamSpec& spec = weights.specs()[i];
+    const DType dtype = weights.tensors()[i].dtype();
+    Arena staging("weights on their way", memory,
+                  round_up<int64_t>(spec.numel() * dtype_size(dtype), 64));
+    const Tensor host = staging.allocate(spec.name, dtype, spec.shape);
+    file.read_weight(spec.name, host);
+    backend.copy(weights.tensors()[i], host);
+  }
+}
+
+}  // namespace
+
+std::string_view memory_name(Backend& backend) {
+  return backend.memory().device() == Device::kHost ? "memory" : "the GPU's memory";
+}
+
 ModelLoader::ModelLoader(const std::string& path, const CommonOptions& common, WeightForm form)
     : file_(formats::ModelFile::open(path)),
       config_(file_.config()),
-      backend_(make_host_backend(common)) {
+      backend_(make_backend(common)) {
   require(file_.has_weights(), "{} has no weights; give a model folder or a GGUF file", path);
   tokenizer_ = tokenizer::Tokenizer::load(file_);
   choose_weights(common, form);
@@ -55,15 +81,14 @@ int64_t ModelLoader::weight_bytes() const {
 
 void ModelLoader::check_memory(int64_t other_bytes, const std::string& what) const {
   const int64_t weights = weight_bytes();
-  const int64_t available = available_memory_bytes();
+  const int64_t available = backend_->memory().available_bytes();
   debug("memory: weights {}, {} {}, available {}", format_bytes(weights), what,
         format_bytes(other_bytes), format_bytes(available));
-  require(
-      weights + other_bytes <= available,
-      "this needs {} of weights and {} of {}, together {}, but only {} of memory are free; use a "
-      "shorter context, fewer sequences, or --dtype bf16",
-      format_bytes(weights), format_bytes(other_bytes), what, format_bytes(weights + other_bytes),
-      format_bytes(available));
+  require(weights + other_bytes <= available,
+          "this needs {} of weights and {} of {}, together {}, but only {} of {} are free; use a "
+          "shorter context, fewer sequences, or --dtype bf16",
+          format_bytes(weights), format_bytes(other_bytes), what,
+          format_bytes(weights + other_bytes), format_bytes(available), memory_name(*backend_));
 }
 
 void ModelLoader::check_engine(const infer::EngineOptions& options) const {
@@ -85,7 +110,7 @@ LoadedModel ModelLoader::load() && {
   LoadedModel loaded;
   loaded.weights = std::make_unique<model::ParameterSet>("weights", config_, dtype_,
                                                          backend_->memory(), schemes_);
-  file_.read_weights(*loaded.weights);
+  read_weights(file_, *loaded.weights, *backend_);
   loaded.backend = std::move(backend_);
   loaded.config = config_;
   loaded.tokenizer = std::move(tokenizer_);

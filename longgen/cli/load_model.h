@@ -57,6 +57,9 @@ class ModelLoader {
   std::vector<WeightScheme> schemes_;  // one a parameter; empty: all plain
 };
 
+// "memory" or "the GPU's memory".
+std::string_view memory_name(Backend& backend);
+
 // --prompt texts and --file contents, in that order; "-" reads stdin.
 std::string read_input(const std::string& path);
 

@@ -7,6 +7,7 @@
 #include "longgen/base/error.h"
 #include "longgen/base/system.h"
 #include "longgen/infer/running.h"
+#include "longgen/model/buffers.h"
 
 namespace longgen::infer {
 namespace {
@@ -23,14 +24,9 @@ int64_t most_logit_rows(const EngineOptions& options) {
   return std::max(options.max_batch, options.score_rows);
 }
 
-// Appends the log-probabilities of `labels`, one a row of logits.
-template <typename Acc>
-void append_log_probabilities(std::vector<float>& out, Backend& backend, const Tensor& logits,
-                              std::span<const int32_t> labels) {
-  std::vector<Acc> losses(labels.size());
-  backend.softmax_cross_entropy(Tensor::of(std::span(losses)), Tensor(), logits, Tensor::of(labels),
-                                1);
-  for (const Acc loss : losses) out.push_back(static_cast<float>(-loss));
+// Tokens by which the cache grows at most before it releases pages.
+int64_t most_new_tokens(const EngineOptions& options) {
+  return std::max(options.chunk, options.score_rows);
 }
 
 }  // namespace
@@ -57,6 +53,7 @@ void EngineStats::add(const EngineStats& other) {
   kv_bytes_in_use = std::max(kv_bytes_in_use, other.kv_bytes_in_use);
   kv_bytes_peak = std::max(kv_bytes_peak, other.kv_bytes_peak);
   kv_bytes_all_full = std::max(kv_bytes_all_full, other.kv_bytes_all_full);
+  kv_bytes_allocated = std::max(kv_bytes_allocated, other.kv_bytes_allocated);
 }
 
 Engine::Engine(const model::ModelConfig& config, const model::ParameterSet& weights,
@@ -67,13 +64,36 @@ Engine::Engine(const model::ModelConfig& config, const model::ParameterSet& weig
           options.max_batch, options.score_rows);
   const int64_t limit = position_limit(config, options);
   cache_ = std::make_unique<KvCache>(config, weights.dtype(), options.max_batch, limit,
-                                     backend.memory());
+                                     backend.memory(), most_new_tokens(options));
   pass_ =
       std::make_unique<model::IncrementalPass>(config, weights, backend, most_rows(options),
                                                most_logit_rows(options), limit, backend.memory());
+  score_arena_ = model::planned_arena("scores", backend.memory(), [&](Arena& arena) {
+    labels_ = arena.allocate("labels", DType::kI32, {options.score_rows});
+    losses_ = arena.allocate("losses", accumulation_dtype(weights.dtype()), {options.score_rows});
+  });
 }
 
 Engine::~Engine() = default;
+
+Tensor Engine::on_host(const Tensor& logits) {
+  if (logits.device() == Device::kHost) return logits;
+  host_logits_.resize(static_cast<size_t>(logits.bytes()));
+  const Tensor host(host_logits_.data(), logits.dtype(), logits.shape());
+  backend_.copy(host, logits);
+  return host;
+}
+
+void Engine::append_log_probabilities(std::vector<float>& out, const Tensor& logits,
+                                      std::span<const int32_t> labels) {
+  const auto count = static_cast<int64_t>(labels.size());
+  const Tensor on_device = model::first(labels_, count), losses = model::first(losses_, count);
+  model::upload(backend_, on_device, labels);
+  backend_.softmax_cross_entropy(losses, Tensor(), logits, on_device, 1);
+  for (const double loss : model::download(backend_, losses)) {
+    out.push_back(static_cast<float>(-loss));
+  }
+}
 
 EnginePlan Engine::plan(const model::ModelConfig& config, DType dtype, Backend& backend,
                         const EngineOptions& options) {
@@ -84,10 +104,8 @@ EnginePlan Engine::plan(const model::ModelConfig& config, DType dtype, Backend& 
                                     most_logit_rows(options), limit, nothing);
   EnginePlan plan;
   plan.workspace = pass.arena().high_water_bytes();
-  // At the last chunk the pages of what is still visible and those of the chunk stand together.
-  const int64_t chunk = std::min(options.chunk, limit);
-  const int64_t chunk_pages = kv_bytes(config, dtype, chunk).all_full;
-  plan.kv_peak = options.max_batch * (kv_bytes(config, dtype, limit).live + chunk_pages);
+  plan.kv_peak =
+      KvCache::bytes_needed(config, dtype, options.max_batch, limit, most_new_tokens(options));
   return plan;
 }
 
@@ -162,6 +180,7 @@ void Engine::note_cache() {
   stats_.kv_bytes_in_use = cache_->bytes_in_use();
   stats_.kv_bytes_peak = cache_->peak_bytes_in_use();
   stats_.kv_bytes_all_full = cache_->all_full_bytes();
+  stats_.kv_bytes_allocated = cache_->bytes_allocated();
 }
 
 // What one call of generate() works on.
@@ -214,7 +233,7 @@ bool Engine::start_next(Batch& batch) {
   batch.prefilled += static_cast<int64_t>(request.prompt.size());
   ++batch.next;
   note_cache();
-  accept(r, r.sampler.sample(row(logits, 0), 0), batch.tokenizer, batch.callbacks);
+  accept(r, r.sampler.sample(row(on_host(logits), 0), 0), batch.tokenizer, batch.callbacks);
   return true;
 }
 
@@ -229,7 +248,7 @@ void Engine::step(Batch& batch) {
         {r->sequence->id(), cache_->length(r->sequence->id()), {&r->completion.ids.back(), 1}});
     cache_->extend(r->sequence->id(), 1);
   }
-  const Tensor logits = pass_->forward(chunks, *cache_, rows);
+  const Tensor logits = on_host(pass_->forward(chunks, *cache_, rows));
   for (const auto& r : batch.running) {
     cache_->release_before(r->sequence->id(), cache_->length(r->sequence->id()));
   }
@@ -292,12 +311,7 @@ std::vector<float> Engine::score(std::span<const int32_t> ids, const EngineCallb
     std::iota(rows.begin(), rows.end(), 0);
     cache_->extend(sequence.id(), count);
     const Tensor logits = pass_->forward({&chunk, 1}, *cache_, rows);
-    const auto labels = ids.subspan(first + 1, size);
-    if (logits.dtype() == DType::kF64) {
-      append_log_probabilities<double>(log_probabilities, backend_, logits, labels);
-    } else {
-      append_log_probabilities<float>(log_probabilities, backend_, logits, labels);
-    }
+    append_log_probabilities(log_probabilities, logits, ids.subspan(first + 1, size));
     cache_->release_before(sequence.id(), cache_->length(sequence.id()));
     note_cache();
     if (callbacks.on_prefill) callbacks.on_prefill(begin + count + 1, total);

@@ -46,7 +46,8 @@ struct EngineStats {
           decode_tokens = 0;  // decode: tokens produced by steps after the first
   double prefill_seconds = 0, decode_seconds = 0;
   int64_t kv_bytes_in_use = 0, kv_bytes_peak = 0,
-          kv_bytes_all_full = 0;  // at the last step; the most
+          kv_bytes_all_full = 0;   // at the last step; the most
+  int64_t kv_bytes_allocated = 0;  // what the cache took when the engine was made
 
   // Sums tokens and seconds, keeps the greater bytes.
   void add(const EngineStats& other);
@@ -64,7 +65,7 @@ struct EngineCallbacks {
 // Bytes an engine will use: weights are not included.
 struct EnginePlan {
   int64_t workspace = 0;  // activations, logits, tables
-  int64_t kv_peak = 0;    // live pages and one chunk, max_batch sequences at max_tokens
+  int64_t kv_peak = 0;    // live pages of max_batch sequences at max_tokens, and one chunk
 };
 
 class Engine {
@@ -107,12 +108,20 @@ class Engine {
   void accept(Running& running, int32_t id, const tokenizer::Tokenizer& tokenizer,
               const EngineCallbacks& callbacks);
   void note_cache();
+  // The logits where the host reads them; valid until the next call.
+  Tensor on_host(const Tensor& logits);
+  // Appends the log-probabilities of `labels`, one a row of logits.
+  void append_log_probabilities(std::vector<float>& out, const Tensor& logits,
+                                std::span<const int32_t> labels);
 
   model::ModelConfig config_;
   Backend& backend_;
   EngineOptions options_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<model::IncrementalPass> pass_;
+  std::unique_ptr<Arena> score_arena_;
+  Tensor labels_, losses_;              // [score_rows]
+  std::vector<std::byte> host_logits_;  // empty where the backend computes on the host
   EngineStats stats_;
 };
 

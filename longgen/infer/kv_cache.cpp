@@ -20,6 +20,24 @@ int64_t page_bytes(int64_t block_size, int64_t heads, int64_t head_dim, DType dt
   return 2 * block_size * heads * head_dim * dtype_size(dtype);
 }
 
+// The most blocks of one sequence of up to max_tokens that later queries still see.
+int64_t most_live_blocks(const AttentionPattern& pattern, int64_t max_tokens) {
+  const auto live = [&](int64_t tokens) {
+    return pattern.live_blocks(ceil_div(tokens, pattern.block_size), tokens, 0);
+  };
+  // They grow with the length, but at a block's end the block that is begun next is not there yet.
+  return std::max(live(max_tokens), live(max_tokens - 1));
+}
+
+// Blocks of one group that a cache has room for.
+int64_t slots_needed(const KvGroup& group, int64_t max_sequences, int64_t max_tokens,
+                     int64_t chunk) {
+  const int64_t whole = checked_mul(max_sequences, ceil_div(max_tokens, group.pattern.block_size));
+  if (chunk == 0) return whole;
+  const int64_t live = checked_mul(max_sequences, most_live_blocks(group.pattern, max_tokens));
+  return std::min(whole, live + ceil_div(chunk, group.pattern.block_size));
+}
+
 }  // namespace
 
 std::vector<KvGroup> kv_groups(const model::ModelConfig& config) {
@@ -76,7 +94,7 @@ struct KvCache::Sequence {
 };
 
 KvCache::KvCache(const model::ModelConfig& config, DType dtype, int64_t max_sequences,
-                 int64_t max_tokens, MemoryResource& memory)
+                 int64_t max_tokens, MemoryResource& memory, int64_t chunk)
     : dtype_(dtype),
       block_size_(config.patterns.at(0).block_size),
       head_dim_(config.head_dim),
@@ -85,8 +103,9 @@ KvCache::KvCache(const model::ModelConfig& config, DType dtype, int64_t max_sequ
       max_tokens_(max_tokens),
       groups_(kv_groups(config)),
       layer_groups_(static_cast<size_t>(config.num_layers)) {
-  require(max_sequences >= 1 && max_tokens >= 1, "a KV cache for {} sequences of {} tokens",
-          max_sequences, max_tokens);
+  require(max_sequences >= 1 && max_tokens >= 1 && chunk >= 0,
+          "a KV cache for {} sequences of {} tokens in chunks of {}", max_sequences, max_tokens,
+          chunk);
   const int64_t slots = checked_mul(max_sequences, ceil_div(max_tokens, block_size_));
   require(slots <= INT32_MAX, "a KV cache of {} blocks; use fewer sequences or a shorter context",
           slots);
@@ -95,7 +114,8 @@ KvCache::KvCache(const model::ModelConfig& config, DType dtype, int64_t max_sequ
       layer_groups_[static_cast<size_t>(groups_[g].layers[i])].push_back(
           {g, static_cast<int64_t>(i)});
     }
-    pools_.push_back(std::make_unique<Pool>(memory, slot_bytes(g), slots));
+    pools_.push_back(std::make_unique<Pool>(
+        memory, slot_bytes(g), slots_needed(groups_[g], max_sequences, max_tokens, chunk)));
   }
   sequences_.resize(static_cast<size_t>(max_sequences));
 }
@@ -142,7 +162,9 @@ void KvCache::take_slot(size_t group, Sequence& sequence, int64_t block) {
     slot = pool.free.back();
     pool.free.pop_back();
   } else {
-    require(pool.touched < pool.capacity, "the KV cache is full: {} blocks", pool.capacity);
+    require(pool.touched < pool.capacity,
+            "the KV cache is full: its {} blocks are in use; extend by smaller chunks",
+            pool.capacity);
     slot = static_cast<int32_t>(pool.touched++);
   }
   auto& table = sequence.tables[group];
@@ -254,6 +276,18 @@ int64_t KvCache::bytes_reserved() const {
   int64_t bytes = 0;
   for (size_t g = 0; g < groups_.size(); ++g) bytes += pools_[g]->touched * slot_bytes(g);
   return bytes;
+}
+
+int64_t KvCache::bytes_allocated() const {
+  int64_t bytes = 0;
+  for (const auto& pool : pools_) bytes += pool->bytes;
+  return bytes;
+}
+
+int64_t KvCache::bytes_needed(const model::ModelConfig& config, DType dtype, int64_t max_sequences,
+                              int64_t max_tokens, int64_t chunk) {
+  NoMemory nothing;
+  return KvCache(config, dtype, max_sequences, max_tokens, nothing, chunk).bytes_allocated();
 }
 
 int64_t KvCache::all_full_bytes() const {

@@ -37,9 +37,12 @@ KvBytes kv_bytes(const model::ModelConfig& config, DType dtype, int64_t tokens);
 
 class KvCache : public model::KvStore {
  public:
-  // Address space is reserved for max_sequences of max_tokens each; memory is used page by page.
+  // Takes memory for what max_sequences sequences of up to max_tokens keep alive, and for one
+  // chunk: one sequence at a time is extended by up to `chunk` tokens, the others by one, each
+  // followed by release_before(length). 0: every sequence may be extended by anything and keep
+  // everything.
   KvCache(const model::ModelConfig& config, DType dtype, int64_t max_sequences, int64_t max_tokens,
-          MemoryResource& memory);
+          MemoryResource& memory, int64_t chunk = 0);
   ~KvCache() override;
 
   // A handle in [0, max_sequences). Throws Error when all are taken.
@@ -68,6 +71,11 @@ class KvCache : public model::KvStore {
   void reset_peak() { peak_bytes_in_use_ = bytes_in_use_; }
   // Memory that has been touched: pages in use and pages that wait for reuse.
   int64_t bytes_reserved() const;
+  // Memory taken when it was made; on a host, untouched pages of it cost nothing.
+  int64_t bytes_allocated() const;
+  // That of a cache made with these arguments.
+  static int64_t bytes_needed(const model::ModelConfig& config, DType dtype, int64_t max_sequences,
+                              int64_t max_tokens, int64_t chunk);
   // What the running sequences would hold were every layer full.
   int64_t all_full_bytes() const;
 

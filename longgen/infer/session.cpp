@@ -46,7 +46,7 @@ std::vector<float> Session::read(std::span<const int32_t> prompt,
   const int64_t length = engine_.cache_->length(sequence_);
   ids_.assign(prompt.begin(), prompt.begin() + length);
   engine_.note_cache();
-  return logits.defined() ? row(logits, 0) : std::vector<float>();
+  return logits.defined() ? row(engine_.on_host(logits), 0) : std::vector<float>();
 }
 
 Completion Session::complete(const Request& request, const tokenizer::Tokenizer& tokenizer,
@@ -64,7 +64,7 @@ Completion Session::complete(const Request& request, const tokenizer::Tokenizer&
     engine_.accept(running, running.sampler.sample(logits, step), tokenizer, callbacks);
     if (running.finished || cancelled()) break;
     const int32_t id = running.completion.ids.back();
-    const Tensor next = engine_.decode(sequence_, id);
+    const Tensor next = engine_.on_host(engine_.decode(sequence_, id));
     ids_.push_back(id);
     logits = row(next, 0);
     engine_.note_cache();

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "longgen/backend/backend.h"
 #include "longgen/tensor/arena.h"
@@ -43,6 +44,20 @@ void upload(Backend& backend, const Tensor& x, std::span<const T> values) {
     return;
   }
   backend.copy(x, Tensor::of(values));
+}
+
+// The numbers of x [n], which is acc, on the host.
+inline std::vector<double> download(Backend& backend, const Tensor& x) {
+  const auto n = static_cast<size_t>(x.numel());
+  const auto read = [&]<typename T>(std::vector<T> values) {
+    if (x.device() == Device::kHost) {
+      std::memcpy(values.data(), x.raw(), n * sizeof(T));
+    } else {
+      backend.copy(Tensor::of(std::span(values)), x);
+    }
+    return std::vector<double>(values.begin(), values.end());
+  };
+  return x.dtype() == DType::kF64 ? read(std::vector<double>(n)) : read(std::vector<float>(n));
 }
 
 // An arena of exactly what `plan` allocates: measured first, then planned again over `memory`.

@@ -1,5 +1,6 @@
 #include "longgen/model/cached_attention.h"
 
+#include "longgen/backend/device_queue.h"
 #include "longgen/model/buffers.h"
 
 namespace longgen::model {
@@ -36,6 +37,16 @@ void CachedAttention::collect_parts(int64_t layer) {
   }
 }
 
+void CachedAttention::write(const AttentionPattern& pattern, const Tensor& k, const Tensor& v) {
+  if (DeviceQueue* queue = device_queue(backend_)) {
+    return queue->kv_write_all(sequences_, store_->dtype(), pattern.block_size, k, v);
+  }
+  for (const AttentionSequence& s : sequences_) {
+    backend_.kv_write(s.kv, store_->dtype(), pattern.block_size, s.first_position,
+                      rows(k, s.row_begin, s.row_count), rows(v, s.row_begin, s.row_count));
+  }
+}
+
 void CachedAttention::run(int64_t layer, const AttentionActivations& a) {
   const AttentionPattern& pattern = config_.patterns[static_cast<size_t>(layer)];
   const int64_t group = config_.group_size();
@@ -46,16 +57,13 @@ void CachedAttention::run(int64_t layer, const AttentionActivations& a) {
     int64_t row = 0;
     for (size_t i = 0; i < chunks_.size(); ++i) {
       const auto count = static_cast<int64_t>(chunks_[i].ids.size());
-      const KvView& kv = parts_[i * parts_per_chunk_ + part].kv;
-      backend_.kv_write(kv, store_->dtype(), pattern.block_size, chunks_[i].first_position,
-                        heads(rows(a.k, row, count), head_begin, head_count),
-                        heads(rows(a.v, row, count), head_begin, head_count));
       sequences_.push_back({.row_begin = row,
                             .row_count = count,
                             .first_position = chunks_[i].first_position,
-                            .kv = kv});
+                            .kv = parts_[i * parts_per_chunk_ + part].kv});
       row += count;
     }
+    write(pattern, heads(a.k, head_begin, head_count), heads(a.v, head_begin, head_count));
     backend_.attention_forward({.out = heads(a.out, head_begin * group, head_count * group),
                                 .lse = Tensor(),
                                 .q = heads(a.q, head_begin * group, head_count * group),

@@ -26,6 +26,8 @@ class CachedAttention : public AttentionCall {
 
  private:
   void collect_parts(int64_t layer);
+  // The new rows of sequences_ into the cache.
+  void write(const AttentionPattern& pattern, const Tensor& k, const Tensor& v);
 
   const ModelConfig& config_;
   Backend& backend_;

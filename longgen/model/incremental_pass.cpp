@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "longgen/backend/device_queue.h"
 #include "longgen/model/buffers.h"
 #include "longgen/model/cached_attention.h"
 #include "longgen/model/decoder.h"
@@ -139,10 +140,21 @@ IncrementalPass::~IncrementalPass() = default;
 Tensor IncrementalPass::forward(std::span<const SequenceChunk> chunks, KvStore& store,
                                 std::span<const int64_t> logit_rows) {
   Impl& p = *impl_;
-  p.set(chunks, store);
-  const Tensor x = p.run_layers();
-  if (logit_rows.empty()) return first(p.head_buffers.logits, 0);
-  return p.head.logits(p.backend, p.head_buffers, p.gather(x, logit_rows));
+  Tensor logits;
+  const auto run = [&] {
+    p.set(chunks, store);
+    const Tensor x = p.run_layers();
+    logits = logit_rows.empty() ? first(p.head_buffers.logits, 0)
+                                : p.head.logits(p.backend, p.head_buffers, p.gather(x, logit_rows));
+  };
+  DeviceQueue* queue = device_queue(p.backend);
+  if (queue == nullptr) {
+    run();
+  } else {
+    // Decode steps come again, each like the one before it.
+    queue->step(std::ranges::all_of(chunks, [](const auto& c) { return c.ids.size() == 1; }), run);
+  }
+  return logits;
 }
 
 const Arena& IncrementalPass::arena() const { return *impl_->arena; }

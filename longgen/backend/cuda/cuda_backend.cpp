@@ -115,6 +115,7 @@ CudaBackend::CudaBackend(int device)
       products_(stream_.get()),
       copies_(stream_.get()),
       uploads_(stream_.get()),
+      steps_(stream_.get()),
       scratch_(kScratchBytes),
       error_flag_(256) {}
 
@@ -122,7 +123,22 @@ std::string CudaBackend::description() const {
   return fmt::format("cuda:{} ({}, {})", device_.index, device_.name, format_bytes(device_.bytes));
 }
 
+void CudaBackend::refuse_in_step(std::string_view operation) const {
+  require(!steps_.active(), "cuda {}: not in a step", operation);
+}
+
+double CudaBackend::seconds(const std::function<void()>& work) {
+  refuse_in_step("timing");
+  const Event start, end;
+  start.record(stream_.get());
+  work();
+  end.record(stream_.get());
+  finish();
+  return end.seconds_since(start);
+}
+
 void CudaBackend::finish() {
+  refuse_in_step("reading back");
   int bad = 0;
   check(
       cudaMemcpyAsync(&bad, error_flag_.get(), sizeof(bad), cudaMemcpyDeviceToHost, stream_.get()),
@@ -148,12 +164,14 @@ void CudaBackend::embedding_forward(const Tensor& out, const WeightView& view, c
   checks().activation("embedding", "table", table);
   checks().exact("embedding", "ids", ids, DType::kI32, {ids.dim(0)});
   checks().exact("embedding", "out", out, table.dtype(), {ids.dim(0), table.dim(1)});
+  if (collected("embedding", out, table, ids, accumulate)) return;
   cuda::embedding_forward(last_dimension_rows(out), last_dimension_rows(table), ids.data<int32_t>(),
                           accumulate, element_of(table.dtype()), {error_flag_.get<int>()},
                           stream_.get());
 }
 
 void CudaBackend::embedding_backward(const Tensor& dtable, const Tensor& dout, const Tensor& ids) {
+  refuse_in_step("embedding backward");
   checks().rank("embedding backward", "dtable", dtable, 2);
   checks().activation("embedding backward", "dout", dout);
   checks().exact("embedding backward", "dtable", dtable, DType::kF32,
@@ -175,6 +193,7 @@ void CudaBackend::norm_forward(NormKind kind, const Tensor& out, const Tensor& s
   checks().exact("norm", "weight", weight, x.dtype(), {in.cols});
   if (bias.defined()) checks().exact("norm", "bias", bias, x.dtype(), {in.cols});
   if (stats.defined()) checks().exact("norm", "stats", stats, DType::kF32, {in.rows, 2});
+  if (collected("norm", kind, out, stats, x, weight, bias, eps)) return;
   cuda::norm_forward(kind == NormKind::kLayer, last_dimension_rows(out),
                      stats.defined() ? stats.data<float>() : nullptr,
                      stats.defined() ? stats.stride(0) : 0, in, weight.raw(),
@@ -185,6 +204,7 @@ void CudaBackend::norm_forward(NormKind kind, const Tensor& out, const Tensor& s
 void CudaBackend::norm_backward(NormKind kind, const Tensor& dx, bool accumulate_dx,
                                 const Tensor& dweight, const Tensor& dbias, const Tensor& dy,
                                 const Tensor& x, const Tensor& stats, const Tensor& weight) {
+  refuse_in_step("norm backward");
   checks().activation("norm backward", "x", x);
   const Rows in = last_dimension_rows(x), grad = last_dimension_rows(dy);
   checks().like("norm backward", "dx", dx, x.dtype(), x);
@@ -218,6 +238,7 @@ void CudaBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightV
   checks().activation("linear", "y", y);
   checks().exact("linear", "y", y, y.dtype(), {x.dim(0), w.dim(0)});
   if (bias.defined()) checks().exact("linear", "bias", bias, x.dtype(), {w.dim(0)});
+  if (collected("linear", y, x, w, bias, accumulate)) return;
   // cuBLASLt adds a bias of its inputs' type to outputs of that type alone.
   const bool fused = bias.defined() && !accumulate && y.dtype() == x.dtype();
   products_.run({.m = x.dim(0),
@@ -242,6 +263,7 @@ void CudaBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightV
 
 void CudaBackend::linear_backward_input(const Tensor& dx, const Tensor& dy,
                                         const WeightView& weight, bool accumulate) {
+  refuse_in_step("linear backward");
   const Tensor& w = plain(weight);
   checks().rank("linear backward", "dy", dy, 2);
   checks().activation("linear backward", "dy", dy);
@@ -263,6 +285,7 @@ void CudaBackend::linear_backward_input(const Tensor& dx, const Tensor& dy,
 }
 
 void CudaBackend::linear_backward_weight(const Tensor& dw, const Tensor& dy, const Tensor& x) {
+  refuse_in_step("linear backward");
   checks().rank("linear backward", "x", x, 2);
   checks().activation("linear backward", "x", x);
   checks().exact("linear backward", "dy", dy, x.dtype(), {x.dim(0), dy.dim(1)});
@@ -284,6 +307,7 @@ void CudaBackend::linear_backward_weight(const Tensor& dw, const Tensor& dy, con
 }
 
 void CudaBackend::linear_backward_bias(const Tensor& dbias, const Tensor& dy) {
+  refuse_in_step("linear backward");
   checks().rank("linear backward", "dy", dy, 2);
   checks().activation("linear backward", "dy", dy);
   checks().exact("linear backward", "dbias", dbias, DType::kF32, {dy.dim(1)});
@@ -302,6 +326,7 @@ void CudaBackend::rope(const Tensor& x, const Tensor& table, const Tensor& posit
   checks().exact("rope", "positions", positions, DType::kI32, {x.dim(0)});
   require(table.dim(1) <= x.dim(2), "cuda rope: {} channels rotate in heads of {}", table.dim(1),
           x.dim(2));
+  if (collected("rope", x, table, positions, inverse)) return;
   cuda::rope(last_dimension_rows(x), x.dim(1), table.data<float>(), table.stride(0),
              table.dim(1) / 2, table.dim(0), positions.data<int32_t>(), inverse,
              element_of(x.dtype()), {error_flag_.get<int>()}, stream_.get());
@@ -312,6 +337,7 @@ void CudaBackend::activation_forward(Activation act, const Tensor& out, const Te
   checks().activation("activation", "gate", gate);
   checks().like("activation", "out", out, gate.dtype(), gate);
   if (up.defined()) checks().like("activation", "up", up, gate.dtype(), gate);
+  if (collected("activation", act, out, gate, up)) return;
   cuda::activation_forward(
       static_cast<int>(act), last_dimension_rows(out), last_dimension_rows(gate),
       up.defined() ? last_dimension_rows(up) : Rows{}, element_of(gate.dtype()), stream_.get());
@@ -319,6 +345,7 @@ void CudaBackend::activation_forward(Activation act, const Tensor& out, const Te
 
 void CudaBackend::activation_backward(Activation act, const Tensor& dgate, const Tensor& dup,
                                       const Tensor& dout, const Tensor& gate, const Tensor& up) {
+  refuse_in_step("activation backward");
   checks().activation("activation backward", "gate", gate);
   require(dup.defined() == up.defined(), "cuda activation backward: up and dup go together");
   checks().like("activation backward", "dgate", dgate, gate.dtype(), gate);
@@ -338,6 +365,7 @@ void CudaBackend::add(const Tensor& out, const Tensor& a, const Tensor& b) {
   checks().activation("add", "a", a);
   checks().like("add", "out", out, a.dtype(), a);
   checks().like("add", "b", b, a.dtype(), a);
+  if (collected("add", out, a, b)) return;
   cuda::add(last_dimension_rows(out), last_dimension_rows(a), last_dimension_rows(b),
             element_of(a.dtype()), stream_.get());
 }
@@ -354,6 +382,7 @@ void CudaBackend::softmax_cross_entropy(const Tensor& losses, const Tensor& dlog
     checks().activation("cross entropy", "dlogits", dlogits);
     checks().like("cross entropy", "dlogits", dlogits, dlogits.dtype(), logits);
   }
+  if (collected("cross entropy", losses, dlogits, logits, labels, scale)) return;
   cuda::softmax_cross_entropy(
       losses.data<float>(), dlogits.defined() ? last_dimension_rows(dlogits) : Rows{},
       dlogits.defined() ? element_of(dlogits.dtype()) : Element::kF32, last_dimension_rows(logits),
@@ -361,6 +390,7 @@ void CudaBackend::softmax_cross_entropy(const Tensor& losses, const Tensor& dlog
 }
 
 double CudaBackend::sum_of_squares(const Tensor& x) {
+  refuse_in_step("sum of squares");
   checks().activation("sum of squares", "x", x);
   if (x.numel() == 0) return 0;
   double* result = scratch_.get<double>();
@@ -374,6 +404,7 @@ double CudaBackend::sum_of_squares(const Tensor& x) {
 
 void CudaBackend::adamw_step(const Tensor& weights, const Tensor& master, const Tensor& m,
                              const Tensor& v, const Tensor& gradient, const AdamW& o) {
+  refuse_in_step("adamw");
   checks().activation("adamw", "weights", weights);
   for (const Tensor* x : {&master, &m, &v, &gradient}) {
     checks().like("adamw", "state", *x, DType::kF32, weights);

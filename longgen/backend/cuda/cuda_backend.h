@@ -15,10 +15,12 @@
 #include "longgen/backend/cuda/launch.h"
 #include "longgen/backend/cuda/products.h"
 #include "longgen/backend/cuda/runtime.h"
+#include "longgen/backend/cuda/steps.h"
+#include "longgen/backend/device_queue.h"
 
 namespace longgen::cuda {
 
-class CudaBackend : public Backend {
+class CudaBackend : public Backend, public DeviceQueue {
  public:
   // Throws Error when there is no such device or it is no Hopper GPU.
   explicit CudaBackend(int device);
@@ -30,6 +32,10 @@ class CudaBackend : public Backend {
   DType preferred_dtype() const override { return DType::kBF16; }
   MemoryResource& memory() override { return memory_; }
   void synchronize() override { finish(); }
+
+  void step(bool repeats, const std::function<void()>& work) override { steps_.run(repeats, work); }
+  int64_t graph_steps() const override { return steps_.graph_steps(); }
+  double seconds(const std::function<void()>& work) override;
 
   void zero(const Tensor& x) override;
   void copy(const Tensor& dst, const Tensor& src) override;
@@ -62,6 +68,8 @@ class CudaBackend : public Backend {
   void attention_backward(const AttentionBackward& args) override;
   void kv_write(const KvView& kv, DType kv_dtype, int64_t block_size, int64_t first_position,
                 const Tensor& k, const Tensor& v) override;
+  void kv_write_all(std::span<const AttentionSequence> sequences, DType kv_dtype,
+                    int64_t block_size, const Tensor& k, const Tensor& v) override;
 
   void activation_forward(Activation act, const Tensor& out, const Tensor& gate,
                           const Tensor& up) override;
@@ -87,6 +95,27 @@ class CudaBackend : public Backend {
     int64_t bytes = 0;
   };
 
+  // While a step is collected, notes the call and says that it is not to launch anything. `values`:
+  // all that its launches depend on, but data that is put.
+  template <typename... Values>
+  bool collected(std::string_view operation, const Values&... values) {
+    if (!steps_.collecting()) return false;
+    steps_.note(operation, values...);
+    return true;
+  }
+  // Throws Error in a step: the call is made for whole passes, or reads back.
+  void refuse_in_step(std::string_view operation) const;
+  // The device address of a copy of data that describes a call. In a step, `capacity` (elements)
+  // is what tables grow to before the step counts as another.
+  template <typename T>
+  const T* put(std::span<const T> values, size_t capacity = 0) {
+    if (!steps_.active()) return uploads_.put(values);
+    return static_cast<const T*>(steps_.put(values.data(),
+                                            static_cast<int64_t>(values.size_bytes()),
+                                            static_cast<int64_t>(capacity * sizeof(T))));
+  }
+  const int32_t* put_table(const KvView& kv);
+
   void upload(const Tensor& dst, const Tensor& src);
   void download(const Tensor& dst, const Tensor& src);
   // Waits, then throws if a kernel failed or met a bad id.
@@ -94,7 +123,7 @@ class CudaBackend : public Backend {
   int64_t parts(int64_t rows, int64_t columns) const;
   PatternArgs pattern_args(const AttentionPattern& pattern, int64_t kv_heads,
                            int64_t kv_head_begin);
-  std::vector<SequenceArgs> sequence_args(const AttentionForward& args);
+  SequenceArgs sequence_args(const AttentionSequence& sequence);
 
   Device device_;
   CudaMemory memory_;
@@ -103,6 +132,7 @@ class CudaBackend : public Backend {
   PinnedMemory pinned_;
   CopyQueue copies_;
   Uploads uploads_;
+  Steps steps_;
   Buffer scratch_;     // partial sums, numbers on their way to the host
   Buffer error_flag_;  // int: see ErrorFlag
 };

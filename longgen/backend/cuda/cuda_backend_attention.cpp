@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kMostHeadDim = 256;
 constexpr int64_t kLeastTilesPerSplit = 4;
+constexpr size_t kLeastTable = 64;  // entries: shorter block tables have the same capacity
 
 AttentionChecks checks() { return {"cuda", longgen::Device::kCuda}; }
 
@@ -94,29 +95,30 @@ PatternArgs CudaBackend::pattern_args(const AttentionPattern& pattern, int64_t k
           .sink_blocks = clamp(std::min(pattern.sink_blocks, most)),
           .local_blocks = pattern.local_blocks >= most ? INT32_MAX : clamp(pattern.local_blocks),
           .stride = clamp(std::min(pattern.stride, most)),
-          .offsets = uploads_.put(std::span<const int32_t>(offsets))};
+          .offsets = put(std::span<const int32_t>(offsets))};
 }
 
-std::vector<SequenceArgs> CudaBackend::sequence_args(const AttentionForward& a) {
-  std::vector<SequenceArgs> sequences;
-  for (const AttentionSequence& s : a.sequences) {
-    check_reach(a.q.dim(2), s);
-    SequenceArgs args{.keys = s.kv.keys,
-                      .values = s.kv.values,
-                      .page_stride = s.kv.page_stride,
-                      .head_stride = s.kv.head_stride,
-                      .token_stride = s.kv.token_stride,
-                      .row_begin = s.row_begin,
-                      .row_count = s.row_count,
-                      .first_position = s.first_position,
-                      .length = s.kv.length};
-    if (s.kv.block_table != nullptr) {
-      args.block_table =
-          uploads_.put(std::span(s.kv.block_table, static_cast<size_t>(s.kv.block_table_size)));
-    }
-    sequences.push_back(args);
-  }
-  return sequences;
+const int32_t* CudaBackend::put_table(const KvView& kv) {
+  if (kv.block_table == nullptr) return nullptr;
+  const std::span table(kv.block_table, static_cast<size_t>(kv.block_table_size));
+  if (!steps_.active()) return uploads_.put(table);
+  const auto capacity = static_cast<int64_t>(std::bit_ceil(std::max(table.size(), kLeastTable)));
+  return static_cast<const int32_t*>(
+      steps_.put_once(table.data(), static_cast<int64_t>(table.size_bytes()),
+                      capacity * static_cast<int64_t>(sizeof(int32_t))));
+}
+
+SequenceArgs CudaBackend::sequence_args(const AttentionSequence& s) {
+  return {.keys = s.kv.keys,
+          .values = s.kv.values,
+          .page_stride = s.kv.page_stride,
+          .head_stride = s.kv.head_stride,
+          .token_stride = s.kv.token_stride,
+          .block_table = put_table(s.kv),
+          .row_begin = s.row_begin,
+          .row_count = s.row_count,
+          .first_position = s.first_position,
+          .length = s.kv.length};
 }
 
 int64_t CudaBackend::attention_forward_workspace_bytes(const AttentionShape&) const { return 0; }
@@ -124,12 +126,15 @@ int64_t CudaBackend::attention_forward_workspace_bytes(const AttentionShape&) co
 void CudaBackend::attention_forward(const AttentionForward& a) {
   checks().forward(a, 0);
   const int64_t group = a.q.dim(1) / a.kv_heads;
-  const auto sequences = sequence_args(a);
+  std::vector<SequenceArgs> sequences;
   std::vector<int64_t> packed;
   int64_t longest = 0;
   bool mma = a.q.dtype() == DType::kBF16 && has_mma_kernel(a.q.dim(2)) && in_sixteens(a.q) &&
              in_sixteens(a.out);
-  for (const SequenceArgs& s : sequences) {
+  for (const AttentionSequence& sequence : a.sequences) {
+    check_reach(a.q.dim(2), sequence);
+    sequences.push_back(sequence_args(sequence));
+    const SequenceArgs& s = sequences.back();
     packed.push_back(s.row_count * group);
     longest = std::max(longest, s.length);
     for (const void* data : {s.keys, s.values}) {
@@ -138,6 +143,10 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
   }
   const auto tiles = make_tiles(packed);
   if (tiles.empty()) return;
+  // In a step, launches depend on lengths only through this, so that the next step's are the same.
+  if (steps_.active()) {
+    longest = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(longest)));
+  }
   ForwardArgs f{.q = a.q.raw(),
                 .out = a.out.raw(),
                 .lse = a.lse.defined() ? a.lse.data<float>() : nullptr,
@@ -146,14 +155,19 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
                 .out_row = a.out.stride(0),
                 .out_head = a.out.stride(1),
                 .lse_head = a.lse.defined() ? a.lse.stride(0) : 0,
-                .sequences = uploads_.put(std::span(sequences)),
-                .tiles = uploads_.put(std::span(tiles)),
+                .sequences = put(std::span<const SequenceArgs>(sequences)),
+                .tiles = put(std::span<const Tile>(tiles)),
                 .tile_count = static_cast<int32_t>(tiles.size()),
                 .kv_heads = static_cast<int32_t>(a.kv_heads),
                 .group = static_cast<int32_t>(group),
                 .head_dim = static_cast<int32_t>(a.q.dim(2)),
                 .pattern = pattern_args(*a.pattern, a.kv_heads, a.kv_head_begin),
                 .scale = static_cast<float>(a.scale)};
+  if (collected("attention", a.out, a.lse, a.q, a.kv_dtype, a.kv_heads, a.pattern->block_size,
+                a.pattern->sink_blocks, a.pattern->local_blocks, a.pattern->stride, a.scale,
+                f.tile_count, longest, mma)) {
+    return;
+  }
   if (!mma) {
     attention_forward_simple(f, a.q.dtype() == DType::kBF16, stream_.get());
     return;
@@ -180,6 +194,7 @@ int64_t CudaBackend::attention_backward_workspace_bytes(const AttentionShape& sh
 }
 
 void CudaBackend::attention_backward(const AttentionBackward& a) {
+  refuse_in_step("attention backward");
   const int64_t rows = a.q.dim(0), heads = a.q.dim(1), dim = a.q.dim(2);
   const int64_t kv_heads = a.k.dim(1);
   const DType dtype = a.q.dtype();
@@ -248,31 +263,38 @@ void CudaBackend::attention_backward(const AttentionBackward& a) {
 
 void CudaBackend::kv_write(const KvView& kv, DType kv_dtype, int64_t block_size,
                            int64_t first_position, const Tensor& k, const Tensor& v) {
-  checks().kv_write(kv, kv_dtype, block_size, first_position, k, v);
+  const AttentionSequence all{.row_count = k.dim(0), .first_position = first_position, .kv = kv};
+  kv_write_all({&all, 1}, kv_dtype, block_size, k, v);
+}
+
+void CudaBackend::kv_write_all(std::span<const AttentionSequence> sequences, DType kv_dtype,
+                               int64_t block_size, const Tensor& k, const Tensor& v) {
   require(kv_dtype == DType::kF32 || kv_dtype == DType::kBF16,
           "cuda kv_write: {} is not done; use f32 or bf16", dtype_name(kv_dtype));
   require(std::has_single_bit(static_cast<uint64_t>(block_size)),
           "cuda kv_write: block size {} is no power of two", block_size);
-  KvWriteArgs args{.to = {.keys = kv.keys,
-                          .values = kv.values,
-                          .page_stride = kv.page_stride,
-                          .head_stride = kv.head_stride,
-                          .token_stride = kv.token_stride},
-                   .k = k.raw(),
-                   .v = v.raw(),
-                   .k_row = k.stride(0),
-                   .k_head = k.stride(1),
-                   .v_row = v.stride(0),
-                   .v_head = v.stride(1),
-                   .first_position = first_position,
-                   .count = k.dim(0),
-                   .kv_heads = static_cast<int32_t>(k.dim(1)),
-                   .head_dim = static_cast<int32_t>(k.dim(2)),
-                   .block_shift = std::countr_zero(static_cast<uint64_t>(block_size))};
-  if (kv.block_table != nullptr) {
-    args.to.block_table =
-        uploads_.put(std::span(kv.block_table, static_cast<size_t>(kv.block_table_size)));
+  std::vector<SequenceArgs> to;
+  int64_t most_rows = 0;
+  for (const AttentionSequence& s : sequences) {
+    checks().kv_write(s.kv, kv_dtype, block_size, s.first_position,
+                      k.slice(0, s.row_begin, s.row_count), v.slice(0, s.row_begin, s.row_count));
+    to.push_back(sequence_args(s));
+    most_rows = std::max(most_rows, s.row_count);
   }
+  if (most_rows == 0) return;
+  const KvWriteArgs args{.sequences = put(std::span<const SequenceArgs>(to)),
+                         .sequence_count = static_cast<int32_t>(to.size()),
+                         .k = k.raw(),
+                         .v = v.raw(),
+                         .k_row = k.stride(0),
+                         .k_head = k.stride(1),
+                         .v_row = v.stride(0),
+                         .v_head = v.stride(1),
+                         .most_rows = most_rows,
+                         .kv_heads = static_cast<int32_t>(k.dim(1)),
+                         .head_dim = static_cast<int32_t>(k.dim(2)),
+                         .block_shift = std::countr_zero(static_cast<uint64_t>(block_size))};
+  if (collected("kv_write", k, v, kv_dtype, block_size, to.size(), most_rows)) return;
   cuda::kv_write(args, kv_dtype == DType::kBF16, stream_.get());
 }
 

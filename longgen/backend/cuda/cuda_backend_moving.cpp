@@ -8,7 +8,7 @@
 namespace longgen::cuda {
 
 void CudaBackend::zero(const Tensor& x) {
-  if (x.numel() == 0) return;
+  if (x.numel() == 0 || collected("zero", x)) return;
   if (x.is_contiguous()) {
     check(cudaMemsetAsync(x.raw(), 0, static_cast<size_t>(x.bytes()), stream_.get()), "zeroing");
     return;
@@ -25,6 +25,7 @@ void CudaBackend::copy(const Tensor& dst, const Tensor& src) {
   const bool from_device = src.device() == longgen::Device::kCuda;
   require(to_device || from_device, "cuda copy: both tensors are in host memory");
   if (to_device && from_device) {
+    if (collected("copy", dst, src)) return;
     const bool same = dst.dtype() == src.dtype();
     if (same && dst.is_contiguous() && src.is_contiguous()) {
       check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()),
@@ -55,6 +56,16 @@ int64_t CudaBackend::copy_beside(const Tensor& dst, const Tensor& src) {
 
 // Rows of the host through the scratch buffer, as many at a time as fit; the device converts.
 void CudaBackend::upload(const Tensor& dst, const Tensor& src) {
+  if (steps_.active()) {
+    require(dst.dtype() == src.dtype() && dst.is_contiguous() && src.is_contiguous(),
+            "cuda copy: in a step, {} from the host is converted or not contiguous",
+            dst.shape_string());
+    const void* staged = steps_.put(src.raw(), src.bytes(), 0);
+    if (collected("copy from the host", dst)) return;
+    return check(cudaMemcpyAsync(dst.raw(), staged, static_cast<size_t>(src.bytes()),
+                                 cudaMemcpyDeviceToDevice, stream_.get()),
+                 "copying");
+  }
   if (dst.dtype() == src.dtype() && dst.is_contiguous() && src.is_contiguous()) {
     check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()),
                           cudaMemcpyHostToDevice, stream_.get()),
@@ -89,6 +100,7 @@ void CudaBackend::upload(const Tensor& dst, const Tensor& src) {
 }
 
 void CudaBackend::download(const Tensor& dst, const Tensor& src) {
+  refuse_in_step("reading back");
   require(dst.is_contiguous(), "cuda copy: {} in host memory is not contiguous",
           dst.shape_string());
   if (dst.dtype() == src.dtype() && src.is_contiguous()) {

@@ -47,6 +47,17 @@ Stream::Stream() {
 Stream::~Stream() { cudaStreamDestroy(stream_); }
 void Stream::synchronize() const { check(cudaStreamSynchronize(stream_), "running kernels"); }
 
+Event::Event() { check(cudaEventCreate(&event_), "making an event"); }
+Event::~Event() { cudaEventDestroy(event_); }
+void Event::record(cudaStream_t stream) const {
+  check(cudaEventRecord(event_, stream), "recording an event");
+}
+double Event::seconds_since(const Event& start) const {
+  float milliseconds = 0;
+  check(cudaEventElapsedTime(&milliseconds, start.event_, event_), "timing");
+  return milliseconds / 1000.0;
+}
+
 Buffer::Buffer(int64_t bytes) : bytes_(bytes) { data_ = CudaMemory().allocate(bytes); }
 Buffer::~Buffer() { cudaFree(data_); }
 

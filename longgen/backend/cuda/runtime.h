@@ -36,6 +36,21 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+// A point in a stream, for timing.
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(cudaStream_t stream) const;
+  // Both have been reached.
+  double seconds_since(const Event& start) const;
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 // Device memory that lives as long as the backend.
 class Buffer {
  public:

@@ -82,12 +82,14 @@ void attention_backward_simple(const BackwardArgs& args, bool bf16, cudaStream_t
 // delta = row sums of dout * out, over all rows.
 void attention_delta(const BackwardArgs& args, bool bf16, cudaStream_t stream);
 
-// Rows of k and v [count, kv_heads, head_dim] to positions first_position ... of the pages.
+// Rows of k and v [T, kv_heads, head_dim], those of each sequence, to positions first_position ...
+// of its pages.
 struct KvWriteArgs {
-  SequenceArgs to;
+  const SequenceArgs* sequences = nullptr;  // length is not read
+  int32_t sequence_count = 0;
   const void *k = nullptr, *v = nullptr;
   int64_t k_row = 0, k_head = 0, v_row = 0, v_head = 0;
-  int64_t first_position = 0, count = 0;
+  int64_t most_rows = 0;  // of a sequence
   int32_t kv_heads = 0, head_dim = 0, block_shift = 6;
 };
 void kv_write(const KvWriteArgs& args, bool bf16, cudaStream_t stream);

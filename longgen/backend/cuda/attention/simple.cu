@@ -170,13 +170,14 @@ __global__ void delta_kernel(BackwardArgs a) {
 
 template <typename T>
 __global__ void kv_write_kernel(KvWriteArgs a) {
-  const int64_t i = blockIdx.x;  // (row, head)
-  const int64_t row = i / a.kv_heads;
-  const int head = static_cast<int>(i % a.kv_heads);
-  const int64_t at = kv_offset(a.to, a.block_shift, head, static_cast<int>(a.first_position + row));
+  const SequenceArgs& s = a.sequences[blockIdx.y];
+  const int64_t i = blockIdx.x / a.kv_heads, row = s.row_begin + i;
+  const int head = static_cast<int>(blockIdx.x % a.kv_heads);
+  if (i >= s.row_count) return;
+  const int64_t at = kv_offset(s, a.block_shift, head, static_cast<int>(s.first_position + i));
   if (at < 0) return;
-  auto* keys = static_cast<T*>(const_cast<void*>(a.to.keys)) + at;
-  auto* values = static_cast<T*>(const_cast<void*>(a.to.values)) + at;
+  auto* keys = static_cast<T*>(const_cast<void*>(s.keys)) + at;
+  auto* values = static_cast<T*>(const_cast<void*>(s.values)) + at;
   const T* k = static_cast<const T*>(a.k) + row * a.k_row + head * a.k_head;
   const T* v = static_cast<const T*>(a.v) + row * a.v_row + head * a.v_head;
   for (int c = threadIdx.x; c < a.head_dim; c += blockDim.x) {
@@ -216,11 +217,11 @@ void attention_delta(const BackwardArgs& a, bool bf16, cudaStream_t stream) {
 }
 
 void kv_write(const KvWriteArgs& a, bool bf16, cudaStream_t stream) {
-  const int64_t items = a.count * a.kv_heads;
-  if (items == 0) return;
+  const dim3 grid(blocks_for(a.most_rows * a.kv_heads, 1, INT32_MAX),
+                  static_cast<unsigned>(a.sequence_count));
   by_type(bf16, [&](auto zero) {
     kv_write_kernel<decltype(zero)>
-        <<<blocks_for(items, 1, INT32_MAX), a.head_dim >= 128 ? 128 : 64, 0, stream>>>(a);
+        <<<grid, a.head_dim >= 128 ? 128 : 64, 0, stream>>>(a);
   });
 }
 
