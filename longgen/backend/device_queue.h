@@ -20,6 +20,9 @@ class DeviceQueue {
   // and table capacities that they name, so that a later step like it runs `work` once, without
   // launching, and starts the graph.
   virtual void step(bool repeats, const std::function<void()>& work) = 0;
+  // The same, for a step that repeats: seconds from the start of its first launch to the end of its
+  // last, by the device's own clock. Waits for it.
+  virtual double step_seconds(const std::function<void()>& work) = 0;
   // Steps that were started as a graph.
   virtual int64_t graph_steps() const = 0;
 
@@ -28,8 +31,7 @@ class DeviceQueue {
   virtual void kv_write_all(std::span<const AttentionSequence> sequences, DType kv_dtype,
                             int64_t block_size, const Tensor& k, const Tensor& v) = 0;
 
-  // Seconds from the start of the first to the end of the last of the calls that `work` makes, by
-  // the device's own clock. Waits for them.
+  // The same of the calls that `work` makes outside steps; pauses between launches count.
   virtual double seconds(const std::function<void()>& work) = 0;
 };
 

@@ -114,8 +114,8 @@ CudaBackend::CudaBackend(int device)
     : device_(device),
       products_(stream_.get()),
       copies_(stream_.get()),
-      uploads_(stream_.get()),
       steps_(stream_.get()),
+      uploads_(stream_.get(), steps_),
       scratch_(kScratchBytes),
       error_flag_(256) {}
 
@@ -125,6 +125,13 @@ std::string CudaBackend::description() const {
 
 void CudaBackend::refuse_in_step(std::string_view operation) const {
   require(!steps_.active(), "cuda {}: not in a step", operation);
+}
+
+double CudaBackend::step_seconds(const std::function<void()>& work) {
+  const Event start, end;
+  steps_.run(/*repeats=*/true, work, &start, &end);
+  finish();
+  return end.seconds_since(start);
 }
 
 double CudaBackend::seconds(const std::function<void()>& work) {
@@ -263,13 +270,13 @@ void CudaBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightV
 
 void CudaBackend::linear_backward_input(const Tensor& dx, const Tensor& dy,
                                         const WeightView& weight, bool accumulate) {
-  refuse_in_step("linear backward");
   const Tensor& w = plain(weight);
   checks().rank("linear backward", "dy", dy, 2);
   checks().activation("linear backward", "dy", dy);
   checks().exact("linear backward", "weight", w, dy.dtype(), {dy.dim(1), w.dim(1)});
   checks().activation("linear backward", "dx", dx);
   checks().exact("linear backward", "dx", dx, dx.dtype(), {dy.dim(0), w.dim(1)});
+  if (collected("linear backward", dx, dy, w, accumulate)) return;
   products_.run({.m = dy.dim(0),
                  .n = w.dim(1),
                  .k = w.dim(0),
@@ -285,12 +292,12 @@ void CudaBackend::linear_backward_input(const Tensor& dx, const Tensor& dy,
 }
 
 void CudaBackend::linear_backward_weight(const Tensor& dw, const Tensor& dy, const Tensor& x) {
-  refuse_in_step("linear backward");
   checks().rank("linear backward", "x", x, 2);
   checks().activation("linear backward", "x", x);
   checks().exact("linear backward", "dy", dy, x.dtype(), {x.dim(0), dy.dim(1)});
   checks().exact("linear backward", "dw", dw, DType::kF32, {dy.dim(1), x.dim(1)});
   if (x.dim(0) == 0) return;
+  if (collected("linear backward weight", dw, dy, x)) return;
   products_.run({.m = dy.dim(1),
                  .n = x.dim(1),
                  .k = x.dim(0),

@@ -15,7 +15,7 @@
 #include "longgen/backend/cuda/launch.h"
 #include "longgen/backend/cuda/products.h"
 #include "longgen/backend/cuda/runtime.h"
-#include "longgen/backend/cuda/steps.h"
+#include "longgen/backend/cuda/uploads.h"
 #include "longgen/backend/device_queue.h"
 
 namespace longgen::cuda {
@@ -35,6 +35,7 @@ class CudaBackend : public Backend, public DeviceQueue {
 
   void step(bool repeats, const std::function<void()>& work) override { steps_.run(repeats, work); }
   int64_t graph_steps() const override { return steps_.graph_steps(); }
+  double step_seconds(const std::function<void()>& work) override;
   double seconds(const std::function<void()>& work) override;
 
   void zero(const Tensor& x) override;
@@ -105,15 +106,6 @@ class CudaBackend : public Backend, public DeviceQueue {
   }
   // Throws Error in a step: the call is made for whole passes, or reads back.
   void refuse_in_step(std::string_view operation) const;
-  // The device address of a copy of data that describes a call. In a step, `capacity` (elements)
-  // is what tables grow to before the step counts as another.
-  template <typename T>
-  const T* put(std::span<const T> values, size_t capacity = 0) {
-    if (!steps_.active()) return uploads_.put(values);
-    return static_cast<const T*>(steps_.put(values.data(),
-                                            static_cast<int64_t>(values.size_bytes()),
-                                            static_cast<int64_t>(capacity * sizeof(T))));
-  }
   const int32_t* put_table(const KvView& kv);
 
   void upload(const Tensor& dst, const Tensor& src);
@@ -131,8 +123,8 @@ class CudaBackend : public Backend, public DeviceQueue {
   Products products_;
   PinnedMemory pinned_;
   CopyQueue copies_;
-  Uploads uploads_;
   Steps steps_;
+  Uploads uploads_;
   Buffer scratch_;     // partial sums, numbers on their way to the host
   Buffer error_flag_;  // int: see ErrorFlag
 };

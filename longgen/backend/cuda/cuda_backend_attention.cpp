@@ -1,6 +1,7 @@
 // Attention of the cuda backend: checks, descriptions for the kernels, which kernel runs.
 #include <algorithm>
 #include <bit>
+#include <optional>
 
 #include "longgen/backend/attention_checks.h"
 #include "longgen/backend/cuda/attention/hopper/backward.h"
@@ -52,9 +53,9 @@ bool runs_on_hopper_kernel(const ForwardArgs& f, std::span<const SequenceArgs> s
 }
 
 // f: complete but for the tiles.
-void run_hopper_kernel(const AttentionForward& a, const ForwardArgs& f,
-                       std::span<const SequenceArgs> sequences, int processors, Uploads& uploads,
-                       cudaStream_t stream) {
+hopper::HopperForwardArgs hopper_args(const AttentionForward& a, const ForwardArgs& f,
+                                      std::span<const SequenceArgs> sequences, int processors,
+                                      Uploads& uploads) {
   std::vector<int64_t> pages;
   for (const AttentionSequence& s : a.sequences) {
     const std::span table(s.kv.block_table, static_cast<size_t>(s.kv.block_table_size));
@@ -71,11 +72,7 @@ void run_hopper_kernel(const AttentionForward& a, const ForwardArgs& f,
   h.next_item = static_cast<int32_t*>(uploads.put(&zero, sizeof zero));
   h.processors = processors;
   hopper::set_query_maps(h, a.q.dim(0), tile_rows);
-  if (f.head_dim == 128) {
-    hopper::launch_forward<128>(h, stream);
-  } else {
-    hopper::launch_forward<64>(h, stream);
-  }
+  return h;
 }
 
 }  // namespace
@@ -95,7 +92,7 @@ PatternArgs CudaBackend::pattern_args(const AttentionPattern& pattern, int64_t k
           .sink_blocks = clamp(std::min(pattern.sink_blocks, most)),
           .local_blocks = pattern.local_blocks >= most ? INT32_MAX : clamp(pattern.local_blocks),
           .stride = clamp(std::min(pattern.stride, most)),
-          .offsets = put(std::span<const int32_t>(offsets))};
+          .offsets = uploads_.put(std::span<const int32_t>(offsets))};
 }
 
 const int32_t* CudaBackend::put_table(const KvView& kv) {
@@ -155,32 +152,35 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
                 .out_row = a.out.stride(0),
                 .out_head = a.out.stride(1),
                 .lse_head = a.lse.defined() ? a.lse.stride(0) : 0,
-                .sequences = put(std::span<const SequenceArgs>(sequences)),
-                .tiles = put(std::span<const Tile>(tiles)),
+                .sequences = uploads_.put(std::span<const SequenceArgs>(sequences)),
+                .tiles = uploads_.put(std::span(tiles)),
                 .tile_count = static_cast<int32_t>(tiles.size()),
                 .kv_heads = static_cast<int32_t>(a.kv_heads),
                 .group = static_cast<int32_t>(group),
                 .head_dim = static_cast<int32_t>(a.q.dim(2)),
                 .pattern = pattern_args(*a.pattern, a.kv_heads, a.kv_head_begin),
                 .scale = static_cast<float>(a.scale)};
+  const int64_t blocks = f.tile_count * a.kv_heads;
+  std::optional<hopper::HopperForwardArgs> on_hopper;
+  if (mma) {
+    int64_t visible = (longest + kTileRows - 1) / kTileRows;
+    if (!a.pattern->is_full()) {
+      visible = a.pattern->tokens_kept(longest, a.kv_head_begin) / kTileRows;
+    }
+    f.splits = key_splits(blocks, device_.processors, visible, kLeastTilesPerSplit);
+    if (runs_on_hopper_kernel(f, sequences, visible, device_.processors)) {
+      on_hopper = hopper_args(a, f, sequences, device_.processors, uploads_);
+    }
+  }
   if (collected("attention", a.out, a.lse, a.q, a.kv_dtype, a.kv_heads, a.pattern->block_size,
                 a.pattern->sink_blocks, a.pattern->local_blocks, a.pattern->stride, a.scale,
-                f.tile_count, longest, mma)) {
+                f.tile_count, mma, f.splits, on_hopper ? on_hopper->call.tile_count : -1)) {
     return;
   }
-  if (!mma) {
-    attention_forward_simple(f, a.q.dtype() == DType::kBF16, stream_.get());
-    return;
-  }
-  const int64_t blocks = f.tile_count * a.kv_heads;
-  int64_t visible = (longest + kTileRows - 1) / kTileRows;
-  if (!a.pattern->is_full()) {
-    visible = a.pattern->tokens_kept(longest, a.kv_head_begin) / kTileRows;
-  }
-  f.splits = key_splits(blocks, device_.processors, visible, kLeastTilesPerSplit);
-  if (runs_on_hopper_kernel(f, sequences, visible, device_.processors)) {
-    run_hopper_kernel(a, f, sequences, device_.processors, uploads_, stream_.get());
-    return;
+  if (!mma) return attention_forward_simple(f, a.q.dtype() == DType::kBF16, stream_.get());
+  if (on_hopper) {
+    return f.head_dim == 128 ? hopper::launch_forward<128>(*on_hopper, stream_.get())
+                             : hopper::launch_forward<64>(*on_hopper, stream_.get());
   }
   f.partials = f.splits > 1 ? scratch_.get<float>() : nullptr;
   require(f.splits == 1 || f.splits * blocks * kTileRows * (f.head_dim + 2) * 4 <= scratch_.bytes(),
@@ -282,7 +282,7 @@ void CudaBackend::kv_write_all(std::span<const AttentionSequence> sequences, DTy
     most_rows = std::max(most_rows, s.row_count);
   }
   if (most_rows == 0) return;
-  const KvWriteArgs args{.sequences = put(std::span<const SequenceArgs>(to)),
+  const KvWriteArgs args{.sequences = uploads_.put(std::span<const SequenceArgs>(to)),
                          .sequence_count = static_cast<int32_t>(to.size()),
                          .k = k.raw(),
                          .v = v.raw(),

@@ -76,12 +76,14 @@ void* Steps::put_once(const void* data, int64_t bytes, int64_t capacity) {
   return at->second;
 }
 
-void Steps::run(bool repeats, const std::function<void()>& work) {
+void Steps::run(bool repeats, const std::function<void()>& work, const Event* start,
+                const Event* end) {
   require(!active(), "cuda: a step within a step");
   ++steps_;
   try {
     collect(work);
     upload();
+    if (start != nullptr) start->record(stream_);
     if (!repeats) {
       launch(work);
     } else {
@@ -98,6 +100,7 @@ void Steps::run(bool repeats, const std::function<void()>& work) {
         ++graph_steps_;
       }
     }
+    if (end != nullptr) end->record(stream_);
     mode_ = Mode::kNone;
   } catch (...) {
     mode_ = Mode::kNone;

@@ -26,7 +26,9 @@ class Steps {
   Steps(const Steps&) = delete;
   Steps& operator=(const Steps&) = delete;
 
-  void run(bool repeats, const std::function<void()>& work);
+  // `start` and `end`, where given, are recorded around the launches.
+  void run(bool repeats, const std::function<void()>& work, const Event* start = nullptr,
+           const Event* end = nullptr);
 
   bool active() const { return mode_ != Mode::kNone; }
   bool collecting() const { return mode_ == Mode::kCollect; }

@@ -5,7 +5,7 @@
 
 #include "longgen/backend/backend.h"
 #include "longgen/backend/cuda/attention/launch.h"
-#include "longgen/backend/cuda/runtime.h"
+#include "longgen/backend/cuda/uploads.h"
 
 namespace longgen::cuda::hopper {
 
