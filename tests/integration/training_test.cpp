@@ -290,14 +290,23 @@ TEST_F(TrainingTest, BadInputIsExplained) {
   refused(train("x", {"--data.paths", path("empty")}), 1, HasSubstr("no text"));
   refused(train("x", {"--data.eval", path("empty")}), 1, HasSubstr("no text"));
   refused(train("x", {"--train.length", "8M", "--train.recompute", "false"}), 1,
-          AllOf(HasSubstr("needs"), HasSubstr("available"), HasSubstr("GB")));
+          AllOf(HasSubstr("needs"), HasSubstr("available"), HasSubstr("GB"),
+                HasSubstr("layer inputs"), HasSubstr("what would fit: ")));
+  refused(train("x", {"--train.offload", "outputs"}), 2,
+          AllOf(HasSubstr("train.offload"), HasSubstr("host memory")));
+  refused(train("x", {"--train.optimizer_state", "bf16", "--dtype", "f32"}), 2,
+          HasSubstr("train.optimizer_state"));
   refused({"extend", path("none"), "--data", path("text"), "--length", "256", "-o", path("x")}, 1,
           HasSubstr(path("none")));
   refused({"extend", "--data", path("text"), "--length", "256", "-o", path("x")}, 2,
           HasSubstr("MODEL"));
   EXPECT_FALSE(fs::exists(folder_ / "x/config.json"));
 
+  ASSERT_EQ(run(train("plan", {"--plan"})), 0) << errors_;  // takes nothing, writes nothing
+  EXPECT_FALSE(fs::exists(folder_ / "plan"));
   ASSERT_EQ(run(train("run", {"--train.steps", "4"})), 0) << errors_;
+  EXPECT_THAT(errors_, AllOf(HasSubstr("gradient accumulators, f32"), HasSubstr("layer inputs"),
+                             HasSubstr("planned, ")));
   refused(train("run", {"--train.steps", "4", "--train.lr", "0.5"}), 2,
           HasSubstr("train.lr: 0.5, was 0.003"));
   write("text/0.txt", "other text");
