@@ -101,11 +101,12 @@ DType bench_dtype(const CommonOptions& common, const Backend& backend) {
 BenchReport::BenchReport(const CommonOptions& common, const BenchOptions& options)
     : common_(common) {
   backend_ = make_backend(common);  // first: it refuses what is not there
-  if (backend_->memory().device() != Device::kHost) {
-    fail_usage("bench measures processors; use --device cpu");
+  const bool host = backend_->memory().device() == Device::kHost;
+  if (!host && !options.devices) {
+    fail_usage("--device {}: this bench measures processors; use --device cpu", common.device);
   }
   if (options.breakdown) profile_ = make_profiling_backend(*backend_);
-  if (!options.no_peak) {
+  if (!options.no_peak && host) {
     ThreadPool pool(thread_count(common));
     peaks_ = bench::measure_peaks(pool, resolve_cpu_isa(CpuIsa::kAuto));
   }

@@ -35,6 +35,9 @@ class ModelChoice {
         ->capture_default_str()
         ->check(CLI::IsMember(bench::shape_names()))
         ->excludes(model);
+    app.add_option("--layers", layers_, "So many layers of the shape instead of all")
+        ->check(CLI::Range(1, 4096))
+        ->excludes(model);
     app.add_option("--hybrid", hybrid_,
                    "Patterns: full=middle:K|top:K|bottom:K|interleaved:K|LIST "
                    "sparse=sink-window|strided|local:N,sink:N,stride:N,block:N");
@@ -46,8 +49,13 @@ class ModelChoice {
   const std::string& hybrid() const { return hybrid_; }
 
   model::ModelConfig config() const {
-    return hybridised(from_file() ? formats::ModelFile::open(path_).config()
-                                  : bench::shape_config(shape_));
+    if (from_file()) return hybridised(formats::ModelFile::open(path_).config());
+    model::ModelConfig config = bench::shape_config(shape_);
+    if (layers_ > 0) {
+      config.num_layers = layers_;
+      model::set_full_attention(config);
+    }
+    return hybridised(config);
   }
   model::ModelConfig hybridised(model::ModelConfig config) const {
     if (!hybrid_.empty()) {
@@ -61,12 +69,14 @@ class ModelChoice {
     m.parameters["model"] = name();
     if (!weights.empty()) m.parameters["weights"] = weights;
     m.parameters["hybrid"] = hybrid_;
+    if (layers_ > 0) m.parameters["layers"] = layers_;
     if (!hybrid_.empty()) m.name += ", hybrid";
     return m;
   }
 
  private:
   std::string path_, shape_ = "smollm2-135m", hybrid_;
+  int64_t layers_ = 0;
 };
 
 // A model with weights in memory: in that of `owner` where it is set, which must outlive them.
@@ -212,6 +222,7 @@ class BenchTrainCommand : public Command {
 
   void add_options(CLI::App& app, const CommonOptions& common) override {
     common_ = &common;
+    options_.devices = true;
     model_.add_to(app);
     add_lengths_option(app, "--tokens", tokens_, "Tokens of the sequence (2K)");
     app.add_option("--recompute", recompute_, "What backward runs again: all, the MLP alone, none")
