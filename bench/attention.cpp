@@ -1,10 +1,13 @@
 #include "bench/attention.h"
 
+#include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <vector>
 
 #include "bench/shapes.h"
+#include "longgen/backend/device_queue.h"
 #include "longgen/base/checked.h"
 #include "longgen/base/rng.h"
 #include "longgen/base/units.h"
@@ -13,6 +16,8 @@
 
 namespace longgen::bench {
 namespace {
+
+constexpr double kBeyondCaches = 256e6;  // bytes
 
 std::span<std::byte> bytes_of(const Tensor& x) {
   return {static_cast<std::byte*>(x.raw()), static_cast<size_t>(x.bytes())};
@@ -99,7 +104,7 @@ class Document {
   double scale() const { return 1 / std::sqrt(static_cast<double>(c_.head_dim)); }
   Tensor random(std::initializer_list<int64_t> shape, uint64_t stream) {
     const Tensor x = arena_.allocate("random", c_.dtype, shape);
-    fill_random(x, 1, c_.seed + stream);
+    fill_random(x, 1, c_.seed + stream, &backend_);
     return x;
   }
 
@@ -121,14 +126,20 @@ class PagedBatch {
     const int64_t page = 2 * c.kv_heads * c.pattern.block_size * c.head_dim;
     const int64_t live = live_blocks(c);
     pages_ = arena_.allocate("pages", c.dtype, {c.batch * live, page});
-    fill_random(pages_, 1, c.seed + 1);
+    fill_random(pages_, 1, c.seed + 1, &backend);
     q_ = arena_.allocate("q", c.dtype, {c.batch, c.q_heads, c.head_dim});
-    fill_random(q_, 1, c.seed + 2);
+    fill_random(q_, 1, c.seed + 2, &backend);
     out_ = arena_.allocate("out", c.dtype, q_.shape());
     workspace_ = arena_.allocate("workspace", DType::kU8,
                                  {backend.attention_forward_workspace_bytes(
                                      {c.batch, c.q_heads, c.kv_heads, c.head_dim, c.dtype})});
     for (int64_t i = 0; i < c.batch; ++i) add_sequence(i, page);
+  }
+
+  // Keys and values that a call reads.
+  static int64_t page_bytes(const AttentionCase& c) {
+    return live_blocks(c) * c.pattern.block_size * c.batch * 2 * c.kv_heads * c.head_dim *
+           dtype_size(c.dtype);
   }
 
   // All heads must see the same blocks: a page holds them all.
@@ -227,21 +238,27 @@ Measurement measure_attention(const AttentionCase& c, Backend& backend, const Re
   const double head_dim = static_cast<double>(c.head_dim);
   reset_peak_resident();
   if (c.direction == Direction::kDecode) {
-    PagedBatch batch(c, backend);
-    batch.decode();  // warm-up
-    start_breakdown(backend);
-    m.timing = measure([&] { batch.decode(); }, repeats);
+    // On a device, caches that together are larger than what it keeps close by, in turn.
+    const auto bytes = static_cast<double>(PagedBatch::page_bytes(c));
+    const int copies = device_queue(backend) == nullptr
+                           ? 1
+                           : static_cast<int>(std::clamp(kBeyondCaches / bytes, 1.0, 64.0));
+    std::vector<std::unique_ptr<PagedBatch>> batches;
+    for (int i = 0; i < copies; ++i) batches.push_back(std::make_unique<PagedBatch>(c, backend));
+    size_t next = 0;
+    m.timing = measure_calls(
+        backend, [&] { batches[next++ % batches.size()]->decode(); }, copies, repeats);
     m.flops = 4 * head_dim * pairs(c, c.length - 1) * static_cast<double>(c.batch);
-    m.bytes = static_cast<double>(PagedBatch::live_blocks(c) * c.pattern.block_size * c.batch * 2 *
-                                  c.kv_heads * c.head_dim * dtype_size(c.dtype));
+    m.bytes = bytes;
     m.tokens = static_cast<double>(c.batch);
   } else {
     Document document(c, backend);
     const bool forward = c.direction == Direction::kForward;
-    document.forward();  // warm-up, and what backward needs
-    if (!forward) document.backward();
-    start_breakdown(backend);
-    m.timing = measure([&] { forward ? document.forward() : document.backward(); }, repeats);
+    document.forward();  // what backward needs
+    m.timing = forward ? measure_calls(
+                             backend, [&] { document.forward(); }, 1, repeats)
+                       : measure_call(
+                             backend, [&] { document.backward(); }, repeats);
     m.flops = (forward ? 4 : 10) * head_dim * pairs(c, 0);
   }
   finish_breakdown(backend, m.timing.total(), m);

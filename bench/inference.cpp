@@ -15,6 +15,8 @@ namespace longgen::bench {
 namespace {
 
 constexpr int64_t kFillChunk = 1024;
+// Memory is touched; on a device, calls are captured the second time.
+constexpr int64_t kWarmUpSteps = 2;
 
 double head_products(const model::ModelConfig& config) {
   return 2 * static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size);
@@ -57,23 +59,26 @@ class DecodeRun {
  public:
   DecodeRun(const ServedModel& model, const DecodeCase& c)
       : model_(model),
-        cache_(model.config, model.weights.dtype(), c.batch, c.depths.back() + c.steps + 1,
-               model.backend.memory()),
+        memory_(model.backend),
+        cache_(model.config, model.weights.dtype(), c.batch,
+               c.depths.back() + c.steps + kWarmUpSteps, model.backend.memory(), kFillChunk),
         pass_(model.config, model.weights, model.backend, c.batch, c.batch,
-              c.depths.back() + c.steps + 1, model.backend.memory()),
+              c.depths.back() + c.steps + kWarmUpSteps, model.backend.memory()),
         arena_("decode benchmark", model.backend.memory(), 2 * fill_bytes(model)),
         rows_(static_cast<size_t>(c.batch)) {
     const model::ModelConfig& config = model.config;
     keys_ = arena_.allocate("keys", model.weights.dtype(),
                             {kFillChunk, config.num_kv_heads, config.head_dim});
     values_ = arena_.allocate("values", model.weights.dtype(), keys_.shape());
-    fill_random(keys_, 1, model.seed + 1);
-    fill_random(values_, 1, model.seed + 2);
+    fill_random(keys_, 1, model.seed + 1, &model.backend);
+    fill_random(values_, 1, model.seed + 2, &model.backend);
     for (int64_t i = 0; i < c.batch; ++i) sequences_.push_back(cache_.add_sequence());
     std::iota(rows_.begin(), rows_.end(), 0);
   }
 
   int64_t depth() const { return cache_.length(sequences_[0]); }
+  const infer::KvCache& cache() const { return cache_; }
+  int64_t memory_bytes() const { return memory_.bytes(model_.weights.bytes()); }
 
   void fill_to(int64_t depth) {
     for (const int64_t sequence : sequences_) {
@@ -99,6 +104,7 @@ class DecodeRun {
     for (const int64_t sequence : sequences_) {
       cache_.release_before(sequence, cache_.length(sequence));
     }
+    model_.backend.synchronize();
     return std::max(monotonic_seconds() - start, 1e-9);
   }
 
@@ -120,6 +126,7 @@ class DecodeRun {
   }
 
   const ServedModel& model_;
+  MemoryUse memory_;
   infer::KvCache cache_;
   model::IncrementalPass pass_;
   Arena arena_;
@@ -132,19 +139,19 @@ Measurement decode_at(const ServedModel& model, const DecodeCase& c, DecodeRun& 
                       int64_t depth) {
   run.fill_to(depth);
   const std::vector<int32_t> ids =
-      random_ids((c.steps + 1) * c.batch, model.config.vocab_size, model.seed);
+      random_ids((c.steps + kWarmUpSteps) * c.batch, model.config.vocab_size, model.seed);
   const auto of_step = [&](int64_t i) {
     return std::span(ids).subspan(static_cast<size_t>(i * c.batch), static_cast<size_t>(c.batch));
   };
   reset_peak_resident();
-  run.step(of_step(0));  // warm-up
+  for (int64_t i = 0; i < kWarmUpSteps; ++i) run.step(of_step(i));
   start_breakdown(model.backend);
   std::vector<double> seconds;
-  for (int64_t i = 1; i <= c.steps; ++i) seconds.push_back(run.step(of_step(i)));
+  for (int64_t i = 0; i < c.steps; ++i) seconds.push_back(run.step(of_step(kWarmUpSteps + i)));
   Measurement m;
   m.timing = timing_of(std::move(seconds));
   finish_breakdown(model.backend, m.timing.total(), m);
-  m.resident_bytes = peak_resident_bytes();
+  m.resident_bytes = run.memory_bytes();
   const int64_t middle = depth + c.steps / 2;
   const DType dtype = model.weights.dtype();
   m.tokens = static_cast<double>(c.batch);
@@ -153,7 +160,12 @@ Measurement decode_at(const ServedModel& model, const DecodeCase& c, DecodeRun& 
   m.dtype = dtype;
   m.name = "decode at " + format_length(depth);
   if (c.batch > 1) m.name += fmt::format(", batch {}", c.batch);
-  m.parameters = {{"depth", depth}, {"steps", c.steps}, {"batch", c.batch}};
+  m.parameters = {{"depth", depth},
+                  {"steps", c.steps},
+                  {"batch", c.batch},
+                  {"kv_bytes_in_use", run.cache().bytes_in_use()},
+                  {"kv_bytes_allocated", run.cache().bytes_allocated()},
+                  {"kv_bytes_all_full", run.cache().all_full_bytes()}};
   return m;
 }
 
@@ -163,21 +175,29 @@ Measurement measure_prefill(const ServedModel& model, const PrefillCase& c,
                             const Repeats& repeats) {
   const std::vector<int32_t> ids = random_ids(c.length, model.config.vocab_size, model.seed);
   const int64_t chunk = std::min(c.chunk, c.length);
-  reset_peak_resident();
-  infer::KvCache cache(model.config, model.weights.dtype(), 1, c.length, model.backend.memory());
+  const MemoryUse memory(model.backend);
+  infer::KvCache cache(model.config, model.weights.dtype(), 1, c.length, model.backend.memory(),
+                       chunk);
   model::IncrementalPass pass(model.config, model.weights, model.backend, chunk, 1, c.length,
                               model.backend.memory());
   prefill(pass, cache, std::span(ids).first(static_cast<size_t>(chunk)), chunk);  // warm-up
+  model.backend.synchronize();
   start_breakdown(model.backend);
   Measurement m;
-  m.timing = measure([&] { prefill(pass, cache, ids, chunk); }, repeats);
+  m.timing = measure(
+      [&] {
+        prefill(pass, cache, ids, chunk);
+        model.backend.synchronize();
+      },
+      repeats);
   finish_breakdown(model.backend, m.timing.total(), m);
-  m.resident_bytes = peak_resident_bytes();
+  m.resident_bytes = memory.bytes(model.weights.bytes());
   m.tokens = static_cast<double>(c.length);
   m.flops = prefill_flops(model.config, c.length);
   m.dtype = model.weights.dtype();
   m.name = "prefill " + format_length(c.length);
-  m.parameters = {{"length", c.length}, {"chunk", chunk}};
+  m.parameters = {
+      {"length", c.length}, {"chunk", chunk}, {"kv_bytes_allocated", cache.bytes_allocated()}};
   return m;
 }
 
@@ -188,7 +208,7 @@ std::vector<Measurement> measure_decode(const ServedModel& model, const DecodeCa
     require(rows.empty() || depth >= run.depth(),
             "depth {} lies within the {} tokens that the depth before it used; leave at least {} "
             "between depths",
-            depth, run.depth(), c.steps + 1);
+            depth, run.depth(), c.steps + kWarmUpSteps);
     rows.push_back(decode_at(model, c, run, depth));
   }
   return rows;
@@ -206,7 +226,7 @@ int64_t prefill_bytes(const model::ModelConfig& config, DType dtype, Backend& ba
 int64_t decode_bytes(const model::ModelConfig& config, DType dtype, Backend& backend,
                      const DecodeCase& c) {
   infer::EngineOptions options{.chunk = 1, .max_batch = c.batch};
-  options.max_tokens = c.depths.back() + c.steps + 1;
+  options.max_tokens = c.depths.back() + c.steps + kWarmUpSteps;
   options.score_rows = 1;
   const infer::EnginePlan plan = infer::Engine::plan(config, dtype, backend, options);
   // While it is filled, a chunk's pages stand beside the live ones.

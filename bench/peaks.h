@@ -1,6 +1,6 @@
 // What the machine could do at most, measured in the same run as what it is held against:
 // arithmetic in registers by instruction set, and reading memory in large pages, with all threads
-// at once.
+// at once; on a device, large products and copies.
 #pragma once
 
 #include <string>
@@ -20,6 +20,7 @@ struct ArithmeticPeak {
 struct Peaks {
   std::vector<ArithmeticPeak> arithmetic;  // of the set in use and those below it
   double read_bytes = 0;                   // a second, all threads together; 0: not measured
+  std::string read_name = "memory read";
 
   // The best rate at which products of this dtype can be formed: bf16 may also be widened to f32.
   // 0 when nothing was measured.
@@ -27,6 +28,8 @@ struct Peaks {
   double int8_flops() const;  // 0 where there is no such instruction
 };
 
+// Of a device: products of 8192 x 8192 x 8192 (f32: 4096), and copying 2 GB, read and written.
+Peaks measure_device_peaks(Backend& backend);
 // About a second. `isa`: what the backend uses (not kAuto).
 Peaks measure_peaks(ThreadPool& pool, CpuIsa isa);
 

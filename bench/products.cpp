@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "bench/shapes.h"
+#include "longgen/backend/device_queue.h"
 #include "longgen/base/checked.h"
 #include "longgen/tensor/arena.h"
 
@@ -12,7 +13,7 @@ namespace {
 constexpr int64_t kFewRows = 64;
 constexpr int64_t kBeyondCaches = int64_t{1} << 29;
 // A call this short is timed several at a time.
-constexpr double kFewFlops = 2e8;
+constexpr double kFewFlops = 2e8, kFewDeviceFlops = 2e11, kMostCalls = 64;
 
 class Matrices {
  public:
@@ -55,7 +56,7 @@ class Matrices {
   }
   Tensor random(std::initializer_list<int64_t> shape, uint64_t stream) {
     const Tensor x = arena_.allocate("random", c_.dtype, shape);
-    fill_random(x, 1, c_.seed + stream);
+    fill_random(x, 1, c_.seed + stream, &backend_);
     return x;
   }
 
@@ -106,15 +107,12 @@ Measurement measure_product(const ProductCase& c, Backend& backend, const Repeat
   m.flops = 2 * static_cast<double>(c.m) * static_cast<double>(c.n) * static_cast<double>(c.k);
   reset_peak_resident();
   Matrices matrices(c, backend);
-  const int calls = std::max(1, static_cast<int>(kFewFlops / m.flops));
-  const auto work = [&] {
-    for (int i = 0; i < calls; ++i) matrices.run();
-  };
-  work();  // warm-up
-  start_breakdown(backend);
-  m.timing = measure(work, repeats);
-  finish_breakdown(backend, m.timing.total(), m);
-  for (double& seconds : m.timing.seconds) seconds /= calls;
+  const double few = device_queue(backend) == nullptr ? kFewFlops : kFewDeviceFlops;
+  const double most = device_queue(backend) == nullptr ? few : kMostCalls;
+  const int calls = static_cast<int>(std::clamp(few / m.flops, 1.0, most));
+  m.timing = measure_calls(
+      backend, [&] { matrices.run(); }, calls, repeats);
+  finish_breakdown(backend, m.timing.total() * calls, m);
   if (c.m < kFewRows && c.product != Product::kWeight) {
     m.bytes = static_cast<double>(c.n * c.k * dtype_size(c.dtype));
   }

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include "bench/measurement.h"
+#include "longgen/backend/device_queue.h"
 #include "longgen/base/error.h"
 #include "longgen/base/system.h"
 
@@ -34,7 +36,10 @@ Timing timing_of(std::vector<double> seconds) {
   return {std::move(seconds)};
 }
 
-Timing measure(const std::function<void()>& work, const Repeats& repeats) {
+namespace {
+
+// `once` returns seconds.
+Timing repeat(const std::function<double()>& once, const Repeats& repeats) {
   std::vector<double> seconds;
   double sum = 0;
   const auto enough = [&] {
@@ -42,13 +47,55 @@ Timing measure(const std::function<void()>& work, const Repeats& repeats) {
     return n >= std::max(repeats.most, 1) || (n >= repeats.least && sum >= repeats.seconds);
   };
   while (!enough()) {
-    const double start = monotonic_seconds();
-    work();
     // A clock tick at least, so that rates stay finite.
-    seconds.push_back(std::max(monotonic_seconds() - start, 1e-9));
+    seconds.push_back(std::max(once(), 1e-9));
     sum += seconds.back();
   }
   return timing_of(std::move(seconds));
+}
+
+}  // namespace
+
+Timing measure(const std::function<void()>& work, const Repeats& repeats) {
+  return repeat(
+      [&] {
+        const double start = monotonic_seconds();
+        work();
+        return monotonic_seconds() - start;
+      },
+      repeats);
+}
+
+Timing measure_calls(Backend& backend, const std::function<void()>& call, int calls,
+                     const Repeats& repeats) {
+  const auto all = [&] {
+    for (int i = 0; i < calls; ++i) call();
+  };
+  DeviceQueue* queue = device_queue(backend);
+  Timing timing;
+  if (queue == nullptr) {
+    all();
+    backend.synchronize();
+    start_breakdown(backend);
+    timing = measure(
+        [&] {
+          all();
+          backend.synchronize();
+        },
+        repeats);
+  } else {
+    for (int i = 0; i < 3; ++i) queue->step_seconds(all);  // as calls, captured, as a graph
+    timing = repeat([&] { return queue->step_seconds(all); }, repeats);
+  }
+  for (double& seconds : timing.seconds) seconds /= calls;
+  return timing;
+}
+
+Timing measure_call(Backend& backend, const std::function<void()>& call, const Repeats& repeats) {
+  DeviceQueue* queue = device_queue(backend);
+  if (queue == nullptr) return measure_calls(backend, call, 1, repeats);
+  for (int i = 0; i < 2; ++i) queue->seconds(call);
+  return repeat([&] { return queue->seconds(call); }, repeats);
 }
 
 }  // namespace longgen::bench

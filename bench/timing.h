@@ -4,6 +4,8 @@
 #include <functional>
 #include <vector>
 
+#include "longgen/backend/backend.h"
+
 namespace longgen::bench {
 
 struct Repeats {
@@ -23,6 +25,13 @@ struct Timing {
 
 // Calls `work` `repeats` times. Warm it up before.
 Timing measure(const std::function<void()>& work, const Repeats& repeats);
+// Seconds of one call of `call`, made `calls` times in a row. Where calls are queued on a device
+// they are one step, started as a graph and timed by the device's clock, so that nothing counts but
+// what runs there; else a repeat is the wall time of all. Warms up.
+Timing measure_calls(Backend& backend, const std::function<void()>& call, int calls,
+                     const Repeats& repeats);
+// The same for a call that may not be part of a step.
+Timing measure_call(Backend& backend, const std::function<void()>& call, const Repeats& repeats);
 // From times that were taken elsewhere; at least one.
 Timing timing_of(std::vector<double> seconds);
 

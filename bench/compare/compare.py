@@ -1,6 +1,8 @@
 """Prints one table of peers and longgen side by side, from one run on one machine.
 
 usage: compare.py [--rows NAME...] [options]     (run.sh installs the peers and calls this)
+       compare.py --device cuda [--rows NAME...] --python PYTHON    (a Python with a PyTorch for CUDA;
+                                                                     flash-attn-4 too, if it is there)
 
 Each row is the same work for everybody; peers run at their better setting: malloc with large pages
 for PyTorch, flash attention on or off for llama.cpp. Figures of different runs or machines do not
@@ -68,7 +70,8 @@ class Runner:
         env = dict(self.env)
         if self.args.isa:
             env["LONGGEN_CPU"] = self.args.isa
-        command = [str(self.args.longgen), "bench", *arguments, "--threads", str(self.args.threads), "--json"]
+        command = [str(self.args.longgen), "bench", *arguments, "--device", self.args.device, "--threads",
+                   str(self.args.threads), "--json"]
         if "gemm" not in arguments and "attention" not in arguments:
             command += ["--repeats", "3"]
         if self.machine is not None:
@@ -81,6 +84,8 @@ class Runner:
     def torch(self, *arguments):
         if "torch" not in self.args.peers:
             return []
+        if self.args.device != "cpu":
+            return objects(self.run([self.args.python, str(HERE / "torch_gpu_peer.py"), *arguments]))
         env = dict(self.env, GLIBC_TUNABLES=HUGE_PAGES)
         return objects(self.run([self.args.python, str(HERE / "torch_peer.py"), *arguments], env))
 
@@ -239,6 +244,101 @@ def memory(run):
     return [result("resident, hybrid prefill 32K in chunks of 1K", "MB", used and used / 1e6, {})]
 
 
+def named_pattern(row):
+    return {"full": "full", "local:32,sink:1": "sink-window", "local:16,sink:1,stride:64": "strided"}.get(
+        row.get("pattern"), row.get("pattern"))
+
+
+def gpu_attention(run, heads, head_dim, length, goals):
+    """Every pattern and direction beside whoever takes it. goals: {(pattern, direction): text}."""
+    shape, patterns = ["--heads", heads, "--head-dim", str(head_dim)], list(dict.fromkeys(p for p, _ in goals))
+    ours = run.longgen("attention", *shape, "--lengths", str(length), "--pattern", *patterns, "--direction",
+                       "forward", "backward", "--repeats", "9")
+    torch = run.torch("attention", *shape, "--length", str(length), "--pattern", *patterns)
+    rows = []
+    for (pattern, direction), goal in goals.items():
+        own = [r for r in ours if named_pattern(r) == pattern and r["direction"] == direction]
+        peers = {r["peer"]: r["tflops"] for r in torch
+                 if r.get("pattern") == pattern and r.get("direction") == direction}
+        rows.append(result(f"attention {pattern} {direction} {heads} x {head_dim}, {length // K}K", "TFLOP/s",
+                           best(own, "tflops"), peers, goal, own and f"{1e3 * own[0]['seconds']['median']:.2f} ms" or ""))
+    return rows
+
+
+def gpu_decode_attention(run, heads, goals):
+    shape = ["--heads", heads, "--head-dim", "128", "--direction", "decode", "--lengths", str(128 * K)]
+    torch = run.torch("decode", "--heads", heads, "--head-dim", "128", "--length", str(128 * K))
+    rows = []
+    for pattern, goal in goals.items():
+        ours = run.longgen("attention", *shape, "--pattern", pattern)
+        peers = {r["peer"]: r["gb_per_second"] for r in torch if "peer" in r} if pattern == "full" else {}
+        note = f"{1e6 * ours[0]['seconds']['median']:.1f} us" if ours else ""
+        rows.append(result(f"decode attention {pattern} {heads} x 128 behind 128K", "GB/s",
+                           best(ours, "gb_per_second"), peers, goal, note))
+    return rows
+
+
+def gpu_products(run, shape, tokens):
+    rows = []
+    for direction in ("forward", "dx", "dw"):
+        ours = run.longgen("gemm", "--shape", shape, "--tokens", str(tokens), "--direction", direction)
+        sizes = [f"{r['m']}x{r['n']}x{r['k']}" for r in ours]
+        torch = run.torch("linear", "--size", *sizes, "--direction", direction) if sizes else []
+        for r in ours:
+            m, n, k = r["m"], r["n"], r["k"]
+            rows.append(result(f"product {direction} {m} x {n} x {k}", "TFLOP/s", r["tflops"],
+                               {"pytorch": best(torch, "tflops", m=m, n=n, k=k)}, "",
+                               f"{100 * r.get('share_of_peak', 0):.0f} % of 8192^3"))
+    return rows
+
+
+def gpu_serve(run, shape, length, hybrid):
+    """Prefill and decode of our hybrid and all-full models beside Transformers, all-full."""
+    common = ["--shape", shape]
+    hf = run.torch("serve", "--shape", shape, "--length", str(length))
+    rows = []
+    for work, lengths in (("prefill", "--lengths"), ("decode", "--depths")):
+        full = run.longgen(work, *common, lengths, str(length))
+        ours = run.longgen(work, *common, lengths, str(length), "--hybrid", hybrid)
+        peer = best(hf, "tokens_per_second", work=work)
+        name = f"{shape} {work} {'of' if work == 'prefill' else 'behind'} {length // K}K"
+        note = f"{1e3 * ours[0]['seconds']['median']:.2f} ms" if ours else ""
+        rows.append(result(name + ", all-full", "tok/s", best(full, "tokens_per_second"), {"transformers": peer}))
+        rows.append(result(name + ", hybrid against all-full peers", "tok/s", best(ours, "tokens_per_second"),
+                           {"transformers": peer, "our own all-full": best(full, "tokens_per_second")}, "", note))
+    return rows
+
+
+def gpu_train(run, shape, tokens, hybrid):
+    full = run.longgen("train", "--shape", shape, "--tokens", str(tokens))
+    ours = run.longgen("train", "--shape", shape, "--tokens", str(tokens), "--hybrid", hybrid)
+    torch = run.torch("train", "--shape", shape, "--tokens", str(tokens))
+    peer = {"transformers, checkpointing": best(torch, "tokens_per_second")}
+    name = f"{shape} train step {tokens // K}K"
+    return [result(name + ", all-full", "tok/s", best(full, "tokens_per_second"), peer),
+            result(name + ", hybrid against all-full peers", "tok/s", best(ours, "tokens_per_second"),
+                   {**peer, "our own all-full": best(full, "tokens_per_second")})]
+
+
+ABOVE = "1.0"
+HYBRID_7B = "full=middle:12 sparse=sink-window"
+BOTH_SPARSE = {(p, d): ABOVE for p in ("sink-window", "strided") for d in ("forward", "backward")}
+FULL = {("full", "forward"): ABOVE, ("full", "backward"): ""}
+GPU_ROWS = {
+    "attention-128k": lambda run: gpu_attention(run, "32:32", 128, 128 * K, {**FULL, **BOTH_SPARSE}),
+    "attention-128k-gqa": lambda run: gpu_attention(run, "32:8", 128, 128 * K, BOTH_SPARSE),
+    "attention-128k-64": lambda run: gpu_attention(run, "9:3", 64, 128 * K, BOTH_SPARSE),
+    "attention-32k": lambda run: gpu_attention(run, "32:32", 128, 32 * K, {**FULL, **BOTH_SPARSE}),
+    "attention-8k": lambda run: gpu_attention(run, "32:32", 128, 8 * K, {**FULL, **BOTH_SPARSE}),
+    "decode-attention": lambda run: gpu_decode_attention(run, "32:32", {"full": ABOVE, "sink-window": ""})
+    + gpu_decode_attention(run, "32:8", {"full": ABOVE, "sink-window": ""}),
+    "products-7b": lambda run: gpu_products(run, "llama-2-7b", 8 * K),
+    "products-135m": lambda run: gpu_products(run, "smollm2-135m", 16 * K),
+    "serve-135m": lambda run: gpu_serve(run, "smollm2-135m", 32 * K, HYBRID),
+    "serve-7b": lambda run: gpu_serve(run, "llama-2-7b", 32 * K, HYBRID_7B),
+    "train-135m": lambda run: gpu_train(run, "smollm2-135m", 16 * K, HYBRID),
+}
+
 ROWS = {
     "prefill-2k": lambda run: prefill(run, 2 * K, "1.2"),
     "prefill-8k": lambda run: prefill(run, 8 * K, "1.8"),
@@ -293,7 +393,8 @@ def machine_text(machine, args):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME", help="see --list")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N: what longgen and PyTorch run on")
+    add("--rows", nargs="+", metavar="NAME", help="see --list; default: all of the device")
     add("--list", action="store_true", help="print the names of the rows")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
     add("--peers", nargs="*", choices=["torch", "llama"], default=["torch", "llama"])
@@ -308,13 +409,19 @@ def parse_arguments():
     add("--work", type=pathlib.Path, default=ROOT / "build/compare", help="where made models go")
     add("--timeout", type=int, default=1800, help="seconds that one program may take")
     add("-o", "--output", type=pathlib.Path, help="write the rows there too, as JSON")
-    return parser.parse_args()
+    args = parser.parse_args()
+    known = ROWS if args.device == "cpu" else GPU_ROWS
+    args.rows = args.rows or list(known)
+    unknown = [name for name in args.rows if name not in known]
+    if unknown:
+        parser.error(f"--rows: {', '.join(unknown)}: no such row on {args.device}; see --list")
+    return args, known
 
 
 def main():
-    args = parse_arguments()
+    args, known = parse_arguments()
     if args.list:
-        print("\n".join(ROWS))
+        print("\n".join(known))
         return 0
     run = Runner(args)
     run.longgen("gemm", "--size", "64x64x64", "--seconds", "0.01")  # the machine's peaks
@@ -323,7 +430,7 @@ def main():
             "|---|---|---|---|---|---|---|")
     for name in args.rows:
         say(f"{name}:")
-        for row in ROWS[name](run):
+        for row in known[name](run):
             rows.append({"row": name, "ratio": ratio(row), **row})
             say("  " + table_line(row))
         if args.output:

@@ -101,12 +101,10 @@ DType bench_dtype(const CommonOptions& common, const Backend& backend) {
 BenchReport::BenchReport(const CommonOptions& common, const BenchOptions& options)
     : common_(common) {
   backend_ = make_backend(common);  // first: it refuses what is not there
-  const bool host = backend_->memory().device() == Device::kHost;
-  if (!host && !options.devices) {
-    fail_usage("--device {}: this bench measures processors; use --device cpu", common.device);
-  }
   if (options.breakdown) profile_ = make_profiling_backend(*backend_);
-  if (!options.no_peak && host) {
+  if (!options.no_peak && backend_->memory().device() != Device::kHost) {
+    peaks_ = bench::measure_device_peaks(*backend_);
+  } else if (!options.no_peak) {
     ThreadPool pool(thread_count(common));
     peaks_ = bench::measure_peaks(pool, resolve_cpu_isa(CpuIsa::kAuto));
   }
@@ -125,7 +123,7 @@ void BenchReport::print_machine() const {
                peak.numbers == "int8" ? "OP" : "FLOP", peak.numbers);
   }
   if (peaks_.read_bytes > 0) {
-    fmt::print("peak {:<18} {:>8.1f} GB/s\n", "memory read", peaks_.read_bytes / kGiga);
+    fmt::print("peak {:<18} {:>8.1f} GB/s\n", peaks_.read_name, peaks_.read_bytes / kGiga);
   }
 }
 

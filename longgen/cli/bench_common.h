@@ -16,7 +16,6 @@ namespace longgen::cli {
 struct BenchOptions {
   bench::Repeats repeats;
   bool no_peak = false, breakdown = false;
-  bool devices = false;  // the command runs on a GPU, too
 
   void add_to(CLI::App& app);
 };

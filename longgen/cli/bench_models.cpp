@@ -1,6 +1,7 @@
 // longgen bench prefill, decode, train: whole models, from a file or of a known shape with random
 // weights.
 #include <algorithm>
+#include <optional>
 
 #include "bench/inference.h"
 #include "bench/shapes.h"
@@ -16,13 +17,13 @@
 namespace longgen::cli {
 namespace {
 
-void refuse_unless_it_fits(int64_t weights, int64_t other, const char* what) {
-  const int64_t available = available_memory_bytes();
+void refuse_unless_it_fits(int64_t weights, int64_t other, const char* what, Backend& backend) {
+  const int64_t available = backend.memory().available_bytes();
   require(weights + other <= available,
-          "this needs {} of weights and {} of {}, together {}, but only {} of memory are free; use "
-          "a smaller shape or shorter lengths",
+          "this needs {} of weights and {} of {}, together {}, but only {} of {} are free; use a "
+          "smaller shape or shorter lengths",
           format_bytes(weights), format_bytes(other), what, format_bytes(weights + other),
-          format_bytes(available));
+          format_bytes(available), memory_name(backend));
 }
 
 // MODEL or --shape, and --hybrid.
@@ -99,7 +100,8 @@ class BenchServingCommand : public Command {
   int run() override {
     check();
     BenchReport report(*common_, options_);
-    const Loaded loaded = load(report.backend());
+    Backend& backend = report.backend();
+    const Loaded loaded = load(backend);
     measure({loaded.config, *loaded.weights, report.backend(), common_->seed}, report);
     return 0;
   }
@@ -127,10 +129,10 @@ class BenchServingCommand : public Command {
     const model::ModelConfig config = model_.config();
     const DType dtype = bench_dtype(*common_, backend);
     refuse_unless_it_fits(model::parameter_count(config) * dtype_size(dtype),
-                          other_bytes(config, dtype, backend), "cache and activations");
+                          other_bytes(config, dtype, backend), "cache and activations", backend);
     auto weights =
         std::make_unique<model::ParameterSet>("weights", config, dtype, backend.memory());
-    bench::fill_random(*weights, common_->seed);
+    bench::fill_random(*weights, common_->seed, &backend);
     return {config, nullptr, std::move(weights)};
   }
 
@@ -149,29 +151,32 @@ class BenchPrefillCommand : public BenchServingCommand {
  protected:
   void add_own_options(CLI::App& app) override {
     add_lengths_option(app, "--lengths", lengths_, "Tokens of the prompt (2K)");
-    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (1K)");
+    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (1K; on a GPU 8K)");
     options_.repeats = {.least = 1, .most = 7, .seconds = 5};
   }
   void check() override {
-    if (chunk_ < 1 || *std::min_element(lengths_.begin(), lengths_.end()) < 1) {
-      fail_usage("prefill of {} tokens in chunks of {}", lengths_.front(), chunk_);
+    if (chunk_.value_or(1) < 1 || *std::min_element(lengths_.begin(), lengths_.end()) < 1) {
+      fail_usage("prefill of {} tokens in chunks of {}", lengths_.front(), chunk_.value_or(1));
     }
   }
   int64_t other_bytes(const model::ModelConfig& config, DType dtype,
                       Backend& backend) const override {
     const int64_t longest = *std::max_element(lengths_.begin(), lengths_.end());
-    return bench::prefill_bytes(config, dtype, backend, {longest, chunk_});
+    return bench::prefill_bytes(config, dtype, backend, {longest, chunk(backend)});
   }
   void measure(const bench::ServedModel& model, BenchReport& report) const override {
     for (const int64_t length : lengths_) {
-      report.row(model_.described(bench::measure_prefill(model, {length, chunk_}, options_.repeats),
+      const bench::PrefillCase c{length, chunk(model.backend)};
+      report.row(model_.described(bench::measure_prefill(model, c, options_.repeats),
                                   model.weights.description()));
     }
   }
 
  private:
+  int64_t chunk(Backend& backend) const { return chunk_.value_or(default_chunk(backend)); }
+
   std::vector<int64_t> lengths_ = {2048};
-  int64_t chunk_ = 1024;
+  std::optional<int64_t> chunk_;
 };
 
 class BenchDecodeCommand : public BenchServingCommand {
@@ -222,7 +227,6 @@ class BenchTrainCommand : public Command {
 
   void add_options(CLI::App& app, const CommonOptions& common) override {
     common_ = &common;
-    options_.devices = true;
     model_.add_to(app);
     add_lengths_option(app, "--tokens", tokens_, "Tokens of the sequence (2K)");
     app.add_option("--recompute", recompute_, "What backward runs again: all, the MLP alone, none")

@@ -75,7 +75,7 @@ class EvalCommand : public Command {
         ->allow_extra_args(false);
     app.add_flag("--bos,!--no-bos", bos_, "BOS before every text (as the tokenizer does it)");
     add_length_option(app, "--chunk", chunk_,
-                      "Prompt tokens a pass (1K, up to 8K for tiny models)");
+                      "Prompt tokens a pass (1K, up to 8K for tiny models and on a GPU)");
     app.add_option("--batch", batch_,
                    "Samples that run at once; 0: as many as hold 64K tokens, up to 8")
         ->capture_default_str();
@@ -90,7 +90,7 @@ class EvalCommand : public Command {
     use_bos_ = bos_.value_or(loader.tokenizer().adds_bos());
     if (use_bos_ && loader.tokenizer().bos_id() < 0)
       fail_usage("--bos: the tokenizer has no BOS token");
-    const infer::EngineOptions options = engine_options(loader.config());
+    const infer::EngineOptions options = engine_options(loader.config(), loader.backend());
     loader.check_engine(options);
     prepare_tasks(loader.config(), loader.tokenizer());
     std::optional<DirectoryLock> lock;
@@ -146,13 +146,13 @@ class EvalCommand : public Command {
     if (lengths_[0] < 2) fail_usage("--lengths {}: use at least 2", lengths_[0]);
   }
 
-  infer::EngineOptions engine_options(const model::ModelConfig& config) const {
+  infer::EngineOptions engine_options(const model::ModelConfig& config, Backend& backend) const {
     constexpr int64_t kTokensAtOnce = 64 << 10, kMostAtOnce = 8;
     infer::EngineOptions options;
     options.max_tokens = lengths_.back();
-    options.chunk =
-        std::min(chunk_ > 0 ? chunk_ : eval::suggested_chunk(config), options.max_tokens);
-    options.score_rows = std::min(options.score_rows, options.chunk);
+    const int64_t suggested = std::max(eval::suggested_chunk(config), default_chunk(backend));
+    options.chunk = std::min(chunk_ > 0 ? chunk_ : suggested, options.max_tokens);
+    options.score_rows = std::min(default_score_rows(backend, config), options.chunk);
     options.max_batch =
         batch_ > 0 ? batch_
                    : std::clamp<int64_t>(kTokensAtOnce / options.max_tokens, 1, kMostAtOnce);

@@ -34,7 +34,7 @@ class GenerateCommand : public Command {
     app.add_option("--stop", stops_, "Stop string; repeat it for several")->allow_extra_args(false);
     app.add_flag("--special", special_, "Special tokens written in the prompt are meant as such");
     app.add_flag("--ignore-eos", ignore_eos_, "Go on after the end-of-text token");
-    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (1K)");
+    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (1K; on a GPU 8K)");
     app.add_option("--batch", batch_, "Prompts that run at once")->capture_default_str();
   }
 
@@ -42,11 +42,12 @@ class GenerateCommand : public Command {
     if (prompts_.empty() && files_.empty()) fail_usage("give a prompt: -p TEXT or -f FILE");
     for (const std::string& file : files_) prompts_.push_back(read_input(file));
     if (max_new_tokens_ < 1) fail_usage("-n {}: ask for at least one token", max_new_tokens_);
-    if (chunk_ < 1 || batch_ < 1) fail_usage("--chunk and --batch must be at least 1");
+    if (chunk_.value_or(1) < 1 || batch_ < 1) fail_usage("--chunk and --batch must be at least 1");
     sampling_.seed = common_->seed;
     sampling_.validate();
 
     ModelLoader loader(model_, *common_);
+    if (!chunk_) chunk_ = default_chunk(loader.backend());
     std::vector<infer::Request> requests;
     int64_t longest = 0;
     for (size_t i = 0; i < prompts_.size(); ++i) {
@@ -60,7 +61,7 @@ class GenerateCommand : public Command {
       longest = std::max(longest, static_cast<int64_t>(request.prompt.size()));
       requests.push_back(std::move(request));
     }
-    infer::EngineOptions options{.chunk = std::min(chunk_, longest), .score_rows = 1};
+    infer::EngineOptions options{.chunk = std::min(*chunk_, longest), .score_rows = 1};
     options.max_batch = std::min<int64_t>(batch_, static_cast<int64_t>(requests.size()));
     options.max_tokens = longest + max_new_tokens_;
     loader.check_engine(options);
@@ -85,7 +86,7 @@ class GenerateCommand : public Command {
     int64_t total = 0;
     for (const auto& request : requests) total += static_cast<int64_t>(request.prompt.size());
     // A short prompt is done before a bar could be read.
-    Progress progress("prefill", total, "tokens", common_->verbosity < 0 || total <= chunk_);
+    Progress progress("prefill", total, "tokens", common_->verbosity < 0 || total <= *chunk_);
     infer::EngineCallbacks callbacks;
     callbacks.on_prefill = [&](int64_t done, int64_t all) {
       if (done == all) {
@@ -145,7 +146,8 @@ class GenerateCommand : public Command {
   std::string model_;
   std::vector<std::string> prompts_, files_, stops_;
   infer::SamplingParams sampling_;
-  int64_t max_new_tokens_ = 128, chunk_ = 1024, batch_ = 8;
+  int64_t max_new_tokens_ = 128, batch_ = 8;
+  std::optional<int64_t> chunk_;
   bool special_ = false, ignore_eos_ = false;
 };
 

@@ -34,6 +34,16 @@ void read_weights(const formats::ModelFile& file, const model::ParameterSet& wei
 
 }  // namespace
 
+int64_t default_chunk(Backend& backend) {
+  return backend.memory().device() == Device::kHost ? 1024 : 8192;
+}
+
+int64_t default_score_rows(Backend& backend, const model::ModelConfig& config) {
+  if (backend.memory().device() == Device::kHost) return infer::EngineOptions().score_rows;
+  constexpr int64_t kMost = 4096, kLogitBytes = int64_t{1} << 30;
+  return std::clamp<int64_t>(kLogitBytes / (4 * config.vocab_size), 1, kMost);
+}
+
 std::string_view memory_name(Backend& backend) {
   return backend.memory().device() == Device::kHost ? "memory" : "the GPU's memory";
 }
@@ -111,6 +121,7 @@ LoadedModel ModelLoader::load() && {
   loaded.weights = std::make_unique<model::ParameterSet>("weights", config_, dtype_,
                                                          backend_->memory(), schemes_);
   read_weights(file_, *loaded.weights, *backend_);
+  backend_->synchronize();
   loaded.backend = std::move(backend_);
   loaded.config = config_;
   loaded.tokenizer = std::move(tokenizer_);

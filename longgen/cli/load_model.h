@@ -57,6 +57,10 @@ class ModelLoader {
   std::vector<WeightScheme> schemes_;  // one a parameter; empty: all plain
 };
 
+// Prompt tokens a pass where no option says: enough to keep the backend busy.
+int64_t default_chunk(Backend& backend);
+// Rows of a text that are scored at once: as many as that, with logits of at most 1 GB on a GPU.
+int64_t default_score_rows(Backend& backend, const model::ModelConfig& config);
 // "memory" or "the GPU's memory".
 std::string_view memory_name(Backend& backend);
 

@@ -1,4 +1,5 @@
 // longgen score: the log-probability of every token of a text, perplexity by position.
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -48,8 +49,10 @@ class ScoreCommand : public Command {
       ids.resize(static_cast<size_t>(max_tokens_));
     }
     require(ids.size() >= 2, "{} holds {} tokens; at least 2 are needed", text_, ids.size());
-    infer::EngineOptions options{.chunk = 256, .max_batch = 1};
+    infer::EngineOptions options{.chunk = 1, .max_batch = 1};
     options.max_tokens = static_cast<int64_t>(ids.size());
+    options.score_rows =
+        std::min(default_score_rows(loader.backend(), loader.config()), options.max_tokens);
     loader.check_engine(options);
     const LoadedModel loaded = std::move(loader).load();
     infer::Engine engine(loaded.config, *loaded.weights, *loaded.backend, options);

@@ -13,7 +13,9 @@ namespace longgen::model {
 namespace {
 
 // Enough rows to keep the products busy; more would only cost memory.
-constexpr int64_t kMlpChunk = 1024;
+int64_t mlp_chunk(Backend& backend) {
+  return backend.memory().device() == Device::kHost ? 1024 : 8192;
+}
 
 }  // namespace
 
@@ -81,7 +83,7 @@ void IncrementalPass::Impl::plan(Arena& arena) {
     scratch.normed = arena.allocate("normed", dtype, {max_rows, config.hidden_size});
     attention.allocate(arena, dtype, max_rows);
   }
-  scratch.mlp = MlpBuffers::allocate(arena, config, dtype, std::min(kMlpChunk, max_rows), false);
+  scratch.mlp = MlpBuffers::allocate(arena, config, dtype, std::min(mlp_chunk(backend), max_rows), false);
 }
 
 void IncrementalPass::Impl::set(std::span<const SequenceChunk> chunks, KvStore& store) {
