@@ -19,7 +19,8 @@ struct Case {
 
 int32_t blocks_of(int32_t rows) { return (rows + kBackwardBlock - 1) / kBackwardBlock; }
 
-void check_document(const Case& c, int32_t index, const std::vector<BackwardItem>& items) {
+void check_document(const Case& c, int32_t index, const std::vector<BackwardItem>& items,
+                    const std::vector<BackwardFinish>& finishes) {
   const int32_t blocks = blocks_of(c.documents[static_cast<size_t>(index)].length);
   const int32_t tile_blocks = query_rows(c.shape.head_dim) / kBackwardBlock;
   const int32_t tiles = (blocks + tile_blocks - 1) / tile_blocks;
@@ -50,9 +51,16 @@ void check_document(const Case& c, int32_t index, const std::vector<BackwardItem
       }
     }
   }
+  std::vector<int32_t> finished_queries(static_cast<size_t>(blocks), 0);
+  for (const BackwardFinish& f : finishes) {
+    if (f.document != index) continue;
+    ++finished_queries[static_cast<size_t>(f.block)];
+    EXPECT_EQ(f.turns, turns[static_cast<size_t>(f.block / tile_blocks)]);
+  }
   for (int32_t i = 0; i < blocks; ++i) {
     EXPECT_GT(turns[static_cast<size_t>(i / tile_blocks)], 0);  // dq of every tile is written
-    EXPECT_TRUE(finished[static_cast<size_t>(i)]);              // and dk, dv of every block
+    EXPECT_EQ(finished_queries[static_cast<size_t>(i)], 1);
+    EXPECT_TRUE(finished[static_cast<size_t>(i)]);  // and dk, dv of every block
     for (int32_t j = 0; j < blocks; ++j) {
       const auto found = met.find({i, j});
       const bool seen = c.pattern.sees_block(i, j, 0);
@@ -61,11 +69,28 @@ void check_document(const Case& c, int32_t index, const std::vector<BackwardItem
   }
 }
 
+// Blocks in several items have a slot of their own for the sums between them.
+void check_slots(const std::vector<BackwardItem>& items, int32_t slots) {
+  std::map<int32_t, std::pair<int32_t, int32_t>> owners;
+  for (const BackwardItem& item : items) {
+    for (int w = 0; w < 2; ++w) {
+      if (item.blocks[w] < 0 || (item.part[w] == 0 && item.last[w] != 0)) continue;
+      ASSERT_LT(item.slot[w], slots);
+      const std::pair<int32_t, int32_t> owner = {item.document, item.blocks[w]};
+      ASSERT_EQ(owners.emplace(item.slot[w], owner).first->second, owner);
+    }
+  }
+  EXPECT_EQ(owners.size(), static_cast<size_t>(slots));
+}
+
 void check(const Case& c) {
   std::vector<BackwardItem> items;
-  append_backward_items(c.shape, c.documents, &items);
+  std::vector<BackwardFinish> finishes;
+  const int32_t slots = append_backward_items(c.shape, c.documents, &items);
+  append_backward_finishes(c.shape, c.documents, &finishes);
+  check_slots(items, slots);
   for (size_t d = 0; d < c.documents.size(); ++d) {
-    if (c.documents[d].length > 0) check_document(c, static_cast<int32_t>(d), items);
+    if (c.documents[d].length > 0) check_document(c, static_cast<int32_t>(d), items, finishes);
   }
 }
 
@@ -84,7 +109,8 @@ TEST(BackwardWork, EveryVisiblePairOnceAndInTurn) {
                .offset = c.pattern.offsets[0],
                .head_dim = below(2) == 0 ? 64 : 128,
                .chunk_tiles = below(2) == 0 ? 1 << 30 : 1 + below(12),
-               .remote_tiles = 1 + below(12)};
+               .remote_tiles = 1 + below(12),
+               .remote_lag = below(10)};
     int32_t row = 0;
     for (int64_t d = 0; d <= below(3); ++d) {
       const auto length = static_cast<int32_t>(below(40 * 64));

@@ -11,6 +11,7 @@ namespace longgen::cuda::hopper {
 namespace {
 
 constexpr int64_t kMostItems = 100'000;  // about, of a document
+constexpr int64_t kRing = 4;             // KV heads all of whose keys may have sums in memory
 
 bool in_sixteens(const Tensor& x) {
   return reinterpret_cast<uintptr_t>(x.raw()) % 16 == 0 && x.stride(0) % 8 == 0 &&
@@ -19,12 +20,12 @@ bool in_sixteens(const Tensor& x) {
 
 // The workspace, piece by piece.
 struct Layout {
-  int64_t blocks, stats, query_sums, query_turns, key_sums, key_turns, next_unit, end;
-  int64_t ring;
+  int64_t blocks, sums;  // sums: blocks of keys of which sums fit
+  int64_t stats, query_sums, query_turns, key_sums, key_turns, next_unit, end;
 
   Layout(int64_t rows, int64_t q_heads, int64_t kv_heads, int64_t head_dim) {
     blocks = (rows + kBackwardBlock - 1) / kBackwardBlock;
-    ring = std::min(kv_heads, kBackwardRing);
+    sums = std::min(kv_heads, kRing) * blocks;
     int64_t at = 0;
     const auto take = [&](int64_t numbers) {
       const int64_t begin = at;
@@ -33,10 +34,10 @@ struct Layout {
     };
     stats = take(q_heads * (blocks + 1) * 2 * kBackwardBlock);
     query_sums = take(q_heads * blocks * kBackwardBlock * head_dim);
-    key_sums = take(ring * blocks * 2 * kBackwardBlock * head_dim);
+    key_sums = take(sums * 2 * kBackwardBlock * head_dim);
     query_turns = take(q_heads * blocks * (head_dim / 64));  // zeros from here on
     key_turns = take(kv_heads * blocks);
-    next_unit = take(1);
+    next_unit = take(2);
     end = at;
   }
 };
@@ -44,10 +45,28 @@ struct Layout {
 struct Work {
   std::vector<BackwardItem> items;
   std::vector<HeadGroup> groups;
-  bool in_chunks = false;
+  std::vector<BackwardFinish> finishes;
+  int64_t heads_together = 1, ring = 1, slots = 0;
 };
 
-Work make_work(const AttentionBackward& a, const BackwardTuning& tuning) {
+// Which sums of keys share memory: those of the same slot, `ring` heads apart. Heads with other
+// items have other blocks in a slot, so unless every head has slots of its own these are the blocks
+// then.
+void place_sums(const Layout& layout, int64_t kv_heads, Work* work) {
+  work->ring = std::min(kv_heads, layout.sums / std::max<int64_t>(1, work->slots));
+  if (work->ring < kv_heads && work->groups.size() > 1) {
+    work->ring = std::min(kv_heads, kRing);
+    work->slots = layout.blocks;
+    for (BackwardItem& item : work->items) {
+      for (int w = 0; w < 2; ++w) item.slot[w] = item.row_begin / kBackwardBlock + item.blocks[w];
+    }
+  }
+  // Heads that alternate must not share.
+  work->heads_together = std::min(work->heads_together, work->ring);
+}
+
+Work make_work(const AttentionBackward& a, const BackwardTuning& tuning, const Layout& layout,
+               int processors) {
   const int64_t kv_heads = a.k.dim(1), group = a.q.dim(1) / kv_heads, dim = a.q.dim(2);
   const AttentionPattern& pattern = *a.pattern;
   Work work;
@@ -65,9 +84,12 @@ Work make_work(const AttentionBackward& a, const BackwardTuning& tuning) {
       std::max({int64_t{2}, tuning.chunk_steps / group, longest * longest / kMostItems});
   shape.remote_tiles =
       std::max({int64_t{2}, tuning.remote_steps / group, longest * 64 / kMostItems});
-  work.in_chunks =
+  const bool in_chunks =
       shape.local_blocks * kBackwardBlock / query_rows(static_cast<int>(dim)) > shape.chunk_tiles &&
       longest > shape.chunk_tiles;
+  work.heads_together =
+      in_chunks ? 1 : std::clamp<int64_t>(tuning.heads_together / group, 1, kv_heads);
+  shape.remote_lag = tuning.lag_waves * processors / work.heads_together;
   int32_t units = 0;
   for (int64_t h = 0; h < kv_heads;) {
     int64_t end = h + 1;
@@ -79,19 +101,22 @@ Work make_work(const AttentionBackward& a, const BackwardTuning& tuning) {
                 .item_begin = static_cast<int32_t>(work.items.size()),
                 .head_begin = static_cast<int32_t>(h),
                 .head_count = static_cast<int32_t>(end - h)};
-    append_backward_items(shape, documents, &work.items);
+    work.slots =
+        std::max<int64_t>(work.slots, append_backward_items(shape, documents, &work.items));
+    append_backward_finishes(shape, documents, &work.finishes);
     g.item_count = static_cast<int32_t>(work.items.size()) - g.item_begin;
     units += g.item_count * g.head_count;
     work.groups.push_back(g);
     h = end;
   }
+  place_sums(layout, kv_heads, &work);
   return work;
 }
 
 std::vector<CUtensorMap> make_maps(const AttentionBackward& a) {
   std::vector<CUtensorMap> maps;
-  const std::array<const Tensor*, kBackwardMaps> tensors = {&a.q, &a.dout, &a.k,
-                                                            &a.v, &a.dk,   &a.dv};
+  const std::array<const Tensor*, kBackwardMaps> tensors = {&a.q,  &a.dout, &a.k, &a.v,
+                                                            &a.dq, &a.dk,   &a.dv};
   for (const DocumentRange& d : a.documents) {
     for (const Tensor* x : tensors) {
       const auto* data = static_cast<const std::byte*>(x->raw()) + d.row_begin * x->stride(0) * 2;
@@ -141,7 +166,7 @@ void attention_backward(const AttentionBackward& a, const BackwardArgs& b, Uploa
   std::byte* workspace = a.workspace.data();
   const auto floats = [&](int64_t at) { return reinterpret_cast<float*>(workspace + at); };
   const auto counts = [&](int64_t at) { return reinterpret_cast<int*>(workspace + at); };
-  const Work work = make_work(a, tuning);
+  const Work work = make_work(a, tuning, layout, processors);
   if (work.items.empty()) return;
   const auto maps = make_maps(a);
   const auto block_rows = rows_of_blocks(a, layout.blocks);
@@ -149,34 +174,32 @@ void attention_backward(const AttentionBackward& a, const BackwardArgs& b, Uploa
   check(cudaMemsetAsync(workspace + layout.query_turns, 0,
                         static_cast<size_t>(layout.end - layout.query_turns), stream),
         "clearing the turns of attention backward");
-  BackwardRowsArgs r{.out = b.out,
-                     .dout = b.dout,
-                     .dq = b.dq,
-                     .lse = b.lse,
-                     .out_row = b.out_row,
-                     .out_head = b.out_head,
-                     .dout_row = b.dout_row,
-                     .dout_head = b.dout_head,
-                     .dq_row = b.dq_row,
-                     .dq_head = b.dq_head,
-                     .lse_head = b.lse_head,
-                     .block_rows = uploads.put(std::span(block_rows)),
-                     .blocks = static_cast<int32_t>(layout.blocks),
-                     .q_heads = static_cast<int32_t>(q_heads),
-                     .head_dim = static_cast<int32_t>(dim),
-                     .scale = b.scale,
-                     .stats = floats(layout.stats),
-                     .query_sums = floats(layout.query_sums)};
+  const BackwardStatsArgs r{.out = b.out,
+                            .dout = b.dout,
+                            .lse = b.lse,
+                            .out_row = b.out_row,
+                            .out_head = b.out_head,
+                            .dout_row = b.dout_row,
+                            .dout_head = b.dout_head,
+                            .lse_head = b.lse_head,
+                            .block_rows = uploads.put(std::span(block_rows)),
+                            .blocks = static_cast<int32_t>(layout.blocks),
+                            .q_heads = static_cast<int32_t>(q_heads),
+                            .head_dim = static_cast<int32_t>(dim),
+                            .stats = floats(layout.stats)};
   backward_stats(r, stream);
   const HeadGroup& last = work.groups.back();
   const BackwardKernelArgs k{
       .maps = uploads.put(std::span(maps)),
       .items = uploads.put(std::span(work.items)),
       .groups = uploads.put(std::span(work.groups)),
+      .finishes = uploads.put(std::span(work.finishes)),
+      .finish_count = static_cast<int32_t>(work.finishes.size() / work.groups.size()),
       .group_count = static_cast<int32_t>(work.groups.size()),
       .unit_count = last.unit_begin + last.item_count * last.head_count,
-      .heads_together = work.in_chunks ? 1 : static_cast<int32_t>(tuning.heads_together),
-      .ring = static_cast<int32_t>(layout.ring),
+      .heads_together = static_cast<int32_t>(work.heads_together),
+      .ring = static_cast<int32_t>(work.ring),
+      .slots = static_cast<int32_t>(work.slots),
       .group = b.group,
       .local_blocks = static_cast<int32_t>(std::min<int64_t>(a.pattern->local_blocks, INT32_MAX)),
       .blocks = static_cast<int32_t>(layout.blocks),
@@ -193,7 +216,6 @@ void attention_backward(const AttentionBackward& a, const BackwardArgs& b, Uploa
   } else {
     launch_backward<128>(k, processors, stream);
   }
-  backward_store_dq(r, stream);
 }
 
 }  // namespace longgen::cuda::hopper

@@ -10,7 +10,8 @@
 // In a step of query tile j the tensor cores get, in this order: S(j), dQ(j - 1) under the softmax
 // of S(j), dP(j), dV under the computation of dS, dK.
 //
-// The third warpgroup: warp 0 takes items and loads, warps 1 and 2 send dQ away.
+// The third warpgroup: warp 0 takes items and loads, warps 1 and 2 send dQ away, warp 3 turns dQ's
+// sums into bf16 once all items have added to them, while they are in L2.
 #pragma once
 
 #include "longgen/backend/cuda/attention/hopper/backward_args.h"
@@ -60,11 +61,14 @@ struct alignas(1024) BackwardShared {
   __nv_bfloat16 q[kBackwardStages][T::kQueries * D], dout[kBackwardStages][T::kQueries * D];
   __nv_bfloat16 ds[2][T::kKeys * T::kQueries];
   float dq[2][64 * 64];
+  float finish[64 * 64];
+  __nv_bfloat16 finished[64 * 64];
   float lse[kBackwardStages][T::kQueries], delta[kBackwardStages][T::kQueries];
   Barrier k_full, v_full, keys_empty;
   Barrier q_full[kBackwardStages], q_empty[kBackwardStages];
   Barrier dout_full[kBackwardStages], dout_empty[kBackwardStages];
   Barrier ds_full[2], dq_empty[2];
+  Barrier finish_full;
   Barrier unit_full[2], unit_empty[2];
   BackwardUnit unit[2];
 };
@@ -178,6 +182,12 @@ __device__ void send_query_gradients(const BackwardKernelArgs& a, BackwardShared
   constexpr int kBytes = 64 * 64 * 4;
   const int lane = threadIdx.x % 32;
   UnitReader reader;
+  int* sent = nullptr;  // the turn to end when the sums sent last have arrived
+  const auto end_turn = [&] {
+    asm volatile("fence.proxy.async;" ::: "memory");
+    add_turn(sent, 1);
+    sent = nullptr;
+  };
   while (true) {
     const BackwardUnit& u = reader.next(s);
     if (u.steps == 0) return;
@@ -185,19 +195,25 @@ __device__ void send_query_gradients(const BackwardKernelArgs& a, BackwardShared
     BackwardStep at(a, u);
     for (int step = 0; step < u.steps; ++step) {
       // With 64 channels warpgroup w has the second block of queries, which may not exist.
-      const int block = at.tile * T::kBlocks + (D > 64 ? 0 : w);
-      const int first = at.tile * T::kBlocks, highest = (first + T::kBlocks - 1) / 2;
-      const int lowest = max(0, first - local + 1) / 2;
-      const int turn =
-          u.item.pair < 0 ? highest - u.item.blocks[0] / 2 : highest - lowest + 1 + u.item.pair;
+      const int first = at.tile * T::kBlocks, block = first + (D > 64 ? 0 : w);
+      const bool exists = block < u.blocks() && a.debug != 2;
       const int64_t place =
           (static_cast<int64_t>(at.head) * a.blocks + u.first_block() + block) * (D / 64) +
           (D > 64 ? w : 0);
+      int turn = (first + T::kBlocks - 1) / 2;
+      turn = u.item.pair < 0 ? turn - u.item.blocks[0] / 2
+                             : turn - max(0, first - local + 1) / 2 + 1 + u.item.pair;
+      if (lane == 0 && exists && a.debug == 0 && read_turn(a.query_turns + place) != turn) {
+        if (sent != nullptr) {
+          wait_stores_done<0>();
+          end_turn();
+        }
+        while (read_turn(a.query_turns + place) != turn) {
+        }
+      }
       named_sync(kDqFull + w, kWarpgroup + 32);
       if (lane == 0) {
-        if (block < u.blocks() && a.debug != 2) {
-          while (a.debug == 0 && read_turn(a.query_turns + place) != turn) {
-          }
+        if (exists) {
           asm volatile("fence.proxy.async;" ::: "memory");
           float* to = a.query_sums + place * (64 * 64);
           if (turn == 0) {
@@ -206,21 +222,83 @@ __device__ void send_query_gradients(const BackwardKernelArgs& a, BackwardShared
             add_bytes(to, s.dq[w], kBytes);
           }
           commit_stores();
+          if (sent != nullptr) {
+            wait_stores_done<1>();
+            end_turn();
+          }
+          sent = a.query_turns + place;
           wait_stores_read<0>();
-          s.dq_empty[w].arrive();
-          wait_stores_done<0>();
-          asm volatile("fence.proxy.async;" ::: "memory");
-          add_turn(a.query_turns + place, 1);
-        } else {
-          s.dq_empty[w].arrive();
         }
+        s.dq_empty[w].arrive();
       }
       __syncwarp();
       at.advance(u);
     }
-    if (lane == 0) reader.release(s);
+    if (lane == 0) {
+      if (sent != nullptr) {
+        wait_stores_done<0>();
+        end_turn();
+      }
+      reader.release(s);
+    }
     reader.place.advance();
   }
+}
+
+// One block of queries, one head and 64 channels after the other: sums that are complete become dq.
+template <int D>
+__device__ void finish_query_gradients(const BackwardKernelArgs& a, BackwardShared<D>& s) {
+  const int lane = threadIdx.x % 32;
+  int parity = 0;
+  while (true) {
+    const int number = uniform(lane == 0 ? atomicAdd(a.next_unit + 1, 1) : 0);
+    const HeadGroup* g = a.groups;
+    for (int i = 0; i < a.group_count && number >= a.finish_count * (g->head_begin + g->head_count);
+         ++i) {
+      ++g;
+    }
+    if (g == a.groups + a.group_count) break;
+    const int local = number - a.finish_count * g->head_begin;
+    const int together = a.finish_count * a.heads_together;
+    const int set = local / together, rest = local % together;
+    const int heads = min(a.heads_together, g->head_count - set * a.heads_together);
+    const BackwardFinish f = a.finishes[(g - a.groups) * a.finish_count + rest / heads];
+    const int first = (g->head_begin + set * a.heads_together + rest % heads) * a.group;
+    const CUtensorMap* map = a.maps + f.document * kBackwardMaps + kMapDq;
+    if (lane == 0) acquire_map(map);
+    for (int i = 0; i < a.group * (D / 64); ++i) {
+      const int head = first + i / (D / 64), panel = i % (D / 64);
+      const int64_t place =
+          (static_cast<int64_t>(head) * a.blocks + f.row_begin / kBackwardBlock + f.block) *
+              (D / 64) +
+          panel;
+      if (lane == 0) {
+        while (read_turn(a.query_turns + place) < f.turns) __nanosleep(200);
+        asm volatile("fence.proxy.async;" ::: "memory");
+        wait_stores_read<0>();
+        s.finish_full.arrive_expecting(sizeof(s.finish));
+        load_bytes(s.finish, a.query_sums + place * (64 * 64), sizeof(s.finish), &s.finish_full);
+      }
+      s.finish_full.wait(parity);
+      parity ^= 1;
+      // From how wgmma leaves a warpgroup's sums (wgmma.cuh) to the swizzled rows of a box.
+      for (int j = 0; j < 32; ++j) {
+        const int n = j % 8, row = j / 8 * 16 + lane / 4;
+        const float4 x = reinterpret_cast<const float4*>(s.finish)[n * 128 + j / 8 * 32 + lane];
+        auto* to = reinterpret_cast<unsigned char*>(s.finished) + row * 128 +
+                   ((n ^ (row % 8)) << 4) + lane % 4 * 4;
+        *reinterpret_cast<uint32_t*>(to) = pack_bf16(x.x * a.scale, x.y * a.scale);
+        *reinterpret_cast<uint32_t*>(to + 8 * 128) = pack_bf16(x.z * a.scale, x.w * a.scale);
+      }
+      fence_async_proxy();
+      __syncwarp();
+      if (lane == 0) {
+        store_box(map, s.finished, panel * 64, head, f.block * kBackwardBlock);
+        commit_stores();
+      }
+    }
+  }
+  if (lane == 0) wait_stores_read<0>();
 }
 
 __device__ inline float exp2_fast(float x) {
@@ -263,7 +341,9 @@ class BackwardConsumer {
     while (true) {
       const BackwardUnit& u = reader.next(s_);
       const int steps = u.steps;
-      if (steps == 0) return;
+      if (steps == 0) break;
+      if (thread_ == 0) wait_stores_read<0>();  // of write_out
+      named_sync(kWarpgroupDone + w_, kWarpgroup);
       s_.k_full.wait(keys_parity);
       float dk[D / 2], dv[D / 2];
 #pragma unroll
@@ -277,12 +357,10 @@ class BackwardConsumer {
       }
       last_query_gradient(dk, dv);
       store_keys(u, dk, dv);
-      if (thread_ == 0) {
-        s_.keys_empty.arrive();
-        reader.release(s_);
-      }
+      if (thread_ == 0) reader.release(s_);
       reader.place.advance();
     }
+    if (thread_ == 0) wait_stores_read<0>();
   }
 
  private:
@@ -370,10 +448,13 @@ class BackwardConsumer {
   __device__ __forceinline__ void last_query_gradient(float (&dk)[D / 2], float (&dv)[D / 2]) {
     float dq[32];
     start_query_gradient(dq, false);
-    finish_query_gradient(dq, false);
+    wait_products<0>();
     hold(dk);
     hold(dv);
     release(s_.q_empty[stage_.stage ^ 1]);
+    named_sync(kBothDone, 2 * kWarpgroup);  // K is no longer read
+    if (thread_ == 0) s_.keys_empty.arrive();
+    finish_query_gradient(dq, false);
   }
 
   // Scores of pairs that the item does not have become -inf.
@@ -434,8 +515,7 @@ class BackwardConsumer {
     const int block = u.item.blocks[w_];
     const bool last = u.item.last[w_] != 0;
     if (block >= 0) {
-      const int64_t place =
-          static_cast<int64_t>(u.kv_head % a_.ring) * a_.blocks + u.first_block() + block;
+      const int64_t place = static_cast<int64_t>(u.kv_head % a_.ring) * a_.slots + u.item.slot[w_];
       int* turn =
           a_.key_turns + static_cast<int64_t>(u.kv_head) * a_.blocks + u.first_block() + block;
       float4* sums = reinterpret_cast<float4*>(a_.key_sums + place * (2 * 64 * D)) + thread_;
@@ -454,7 +534,6 @@ class BackwardConsumer {
       named_sync(kWarpgroupDone + w_, kWarpgroup);
       if (thread_ == 0) add_turn(turn, last ? kFinished : 1);
     }
-    named_sync(kBothDone, 2 * kWarpgroup);  // K is no longer read
     if (block >= 0 && last) write_out(u, block, dk, dv);
   }
   __device__ void wait_turn(const int* turn, int count) const {
@@ -487,9 +566,12 @@ class BackwardConsumer {
     for (int i = 0; i < D / 2; ++i) dk[i] *= a_.scale;
     uint32_t packed[D / 4];
     pack_left(packed, dv);
-    store_tile<T::kKeys>(s_.v, w_ * kBackwardBlock, packed);
+    __nv_bfloat16* dv_tile = s_.ds[0];  // of kKeys rows; K and V are being loaded again
+    store_tile<T::kKeys>(dv_tile, w_ * kBackwardBlock, packed);
     pack_left(packed, dk);
-    store_tile<T::kKeys>(s_.k, w_ * kBackwardBlock, packed);
+    s_.dq_empty[w_].wait(dq_parity_);
+    __nv_bfloat16* dk_tile = reinterpret_cast<__nv_bfloat16*>(s_.dq[w_]);
+    store_tile<kBackwardBlock>(dk_tile, 0, packed);
     fence_async_proxy();
     named_sync(kWarpgroupDone + w_, kWarpgroup);
     if (thread_ == 0) {
@@ -497,12 +579,12 @@ class BackwardConsumer {
       acquire_map(maps + kMapDk);
       acquire_map(maps + kMapDv);
       for (int p = 0; p < T::kPanels; ++p) {
-        const int offset = (p * T::kKeys + w_ * kBackwardBlock) * kPanelColumns;
-        store_box(maps + kMapDk, s_.k + offset, p * kPanelColumns, u.kv_head, block * 64);
-        store_box(maps + kMapDv, s_.v + offset, p * kPanelColumns, u.kv_head, block * 64);
+        store_box(maps + kMapDk, dk_tile + p * kBackwardBlock * kPanelColumns, p * kPanelColumns,
+                  u.kv_head, block * kBackwardBlock);
+        store_box(maps + kMapDv, dv_tile + (p * T::kKeys + w_ * kBackwardBlock) * kPanelColumns,
+                  p * kPanelColumns, u.kv_head, block * kBackwardBlock);
       }
       commit_stores();
-      wait_stores_read<0>();
     }
   }
 
@@ -522,6 +604,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
     s.k_full.init(1);
     s.v_full.init(1);
     s.keys_empty.init(2);
+    s.finish_full.init(1);
     for (int i = 0; i < kBackwardStages; ++i) {
       s.q_full[i].init(1);
       s.dout_full[i].init(1);
@@ -538,15 +621,17 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
   }
   __syncthreads();
   if (warpgroup_index() == 0) {
-    shrink_registers<24>();
+    shrink_registers<D == 64 ? 40 : 24>();
     const int warp = warp_index();
     if (warp == 0) {
       if (elect_one()) load_items<D>(a, s);
     } else if (warp < 3) {
       send_query_gradients<D>(a, s, warp - 1);
+    } else {
+      finish_query_gradients<D>(a, s);
     }
   } else {
-    grow_registers<240>();
+    grow_registers<D == 64 ? 232 : 240>();
     BackwardConsumer<D>(a, s, warpgroup_index() - 1).run();
   }
 }

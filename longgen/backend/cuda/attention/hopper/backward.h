@@ -9,17 +9,17 @@
 
 namespace longgen::cuda::hopper {
 
-// What was tuned; see docs/kernels.md.
+// What was tuned; see docs/kernels.md. Results do not depend on it but for the last bits.
 struct BackwardTuning {
   // Tiles (times query heads of a group) of a chunk: with 64 KiB each for q, dout and dq they stay
   // in L2 (50 MB), and there are more than twice as many as processors, so that neighbours need not
   // wait for each other.
   int64_t chunk_steps = 320;
   int64_t remote_steps = 64;
-  int64_t heads_together = 4;  // at most kBackwardRing
+  int64_t heads_together = 4;  // query heads whose items alternate
+  int64_t lag_waves = 1;       // remote_lag, in items of all processors
   int32_t debug = 0;
 };
-inline constexpr int64_t kBackwardRing = 4;  // KV heads whose sums of keys are in memory
 
 // For head sizes and types that some call can have; 0 otherwise.
 int64_t backward_workspace_bytes(const AttentionShape& shape);

@@ -10,7 +10,9 @@
 // the same tile at once. Where columns are longer than `chunk_tiles`, queries are cut into chunks
 // that are done one after the other, so that what the columns at work read and add to stays in L2;
 // a key block's sums rest in memory between chunks. Sinks and strided blocks are seen by all
-// later queries: beyond their local range they are taken in pairs, in chunks of `remote_tiles`.
+// later queries: beyond their local range they are taken in pairs, in chunks of `remote_tiles`,
+// `remote_lag` columns after the last column that has such a chunk as local, when that one is done
+// or nearly, and spread over the columns that follow.
 #pragma once
 
 #include <span>
@@ -25,15 +27,22 @@ struct BackwardWorkShape {
   int head_dim = 0;
   int64_t chunk_tiles = 1 << 30;
   int64_t remote_tiles = 64;
+  int64_t remote_lag = 0;
 };
 struct BackwardDocument {
   int32_t row_begin = 0, length = 0;  // row_begin: a multiple of 64
 };
 
-// Appends the items of the documents for one KV head.
-void append_backward_items(const BackwardWorkShape& shape,
-                           std::span<const BackwardDocument> documents,
-                           std::vector<BackwardItem>* items);
+// Appends the items of the documents for one KV head; returns how many of their blocks are in
+// several items (BackwardItem::slot).
+int32_t append_backward_items(const BackwardWorkShape& shape,
+                              std::span<const BackwardDocument> documents,
+                              std::vector<BackwardItem>* items);
+
+// Appends the blocks of queries of the documents, in the order in which the items complete them.
+void append_backward_finishes(const BackwardWorkShape& shape,
+                              std::span<const BackwardDocument> documents,
+                              std::vector<BackwardFinish>* finishes);
 
 // How many items add to a query tile before this one; as the kernel computes it.
 int32_t turn_of(const BackwardItem& item, int32_t tile, int64_t local_blocks, int head_dim);

@@ -1,4 +1,4 @@
-// Before the backward kernel: what it needs of every query. After it: dq from its f32 sums.
+// Before the backward kernel: what it needs to know of every query.
 #include <cuda_bf16.h>
 
 #include "longgen/backend/cuda/attention/hopper/backward_args.h"
@@ -6,7 +6,7 @@
 namespace longgen::cuda::hopper {
 namespace {
 
-constexpr int kRows = 64, kStatsThreads = 256, kStoreThreads = 128;
+constexpr int kRows = 64, kStatsThreads = 256;
 constexpr float kLog2E = 1.4426950408889634f;
 
 __device__ float dot8(uint4 a, uint4 b) {
@@ -23,7 +23,7 @@ __device__ float dot8(uint4 a, uint4 b) {
 // One block of rows and one head: log2-sum-exp and the row sums of dout * out. Rows of no document,
 // and the block after the last, get an infinite sum: their probabilities are 0.
 template <int D>
-__global__ void __launch_bounds__(kStatsThreads) stats_kernel(BackwardRowsArgs a) {
+__global__ void __launch_bounds__(kStatsThreads) stats_kernel(BackwardStatsArgs a) {
   constexpr int kLanes = D / 8;  // of a row
   const int block = blockIdx.x, head = blockIdx.y;
   const int rows = block < a.blocks ? a.block_rows[block] : 0;
@@ -46,49 +46,15 @@ __global__ void __launch_bounds__(kStatsThreads) stats_kernel(BackwardRowsArgs a
   }
 }
 
-// One block of rows and 64 channels of a head. The sums lie as wgmma leaves them (wgmma.cuh).
-__global__ void __launch_bounds__(kStoreThreads) store_kernel(BackwardRowsArgs a) {
-  constexpr int kPitch = 64 + 8;
-  __shared__ __align__(16) __nv_bfloat16 tile[kRows * kPitch];
-  const int panels = a.head_dim / 64;
-  const int block = blockIdx.x, head = blockIdx.y / panels, panel = blockIdx.y % panels;
-  const int rows = a.block_rows[block], thread = threadIdx.x;
-  if (rows == 0) return;
-  const auto* sums = reinterpret_cast<const float4*>(a.query_sums) +
-                     ((static_cast<int64_t>(head) * a.blocks + block) * panels + panel) * 1024;
-  const int row = thread / 32 * 16 + thread % 32 / 4;
-#pragma unroll
-  for (int n = 0; n < 8; ++n) {
-    const float4 x = __ldcs(sums + n * kStoreThreads + thread);
-    const int c = n * 8 + thread % 4 * 2;
-    *reinterpret_cast<__nv_bfloat162*>(tile + row * kPitch + c) =
-        __floats2bfloat162_rn(x.x * a.scale, x.y * a.scale);
-    *reinterpret_cast<__nv_bfloat162*>(tile + (row + 8) * kPitch + c) =
-        __floats2bfloat162_rn(x.z * a.scale, x.w * a.scale);
-  }
-  __syncthreads();
-  for (int i = thread; i < rows * 8; i += kStoreThreads) {
-    const int r = i / 8, c = i % 8 * 8;
-    auto* to = static_cast<__nv_bfloat16*>(a.dq) +
-               (static_cast<int64_t>(block) * kRows + r) * a.dq_row + head * a.dq_head +
-               panel * 64 + c;
-    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(tile + r * kPitch + c);
-  }
-}
-
 }  // namespace
 
-void backward_stats(const BackwardRowsArgs& a, cudaStream_t stream) {
+void backward_stats(const BackwardStatsArgs& a, cudaStream_t stream) {
   const dim3 grid(a.blocks + 1, a.q_heads);
   if (a.head_dim == 64) {
     stats_kernel<64><<<grid, kStatsThreads, 0, stream>>>(a);
   } else {
     stats_kernel<128><<<grid, kStatsThreads, 0, stream>>>(a);
   }
-}
-
-void backward_store_dq(const BackwardRowsArgs& a, cudaStream_t stream) {
-  store_kernel<<<dim3(a.blocks, a.q_heads * a.head_dim / 64), kStoreThreads, 0, stream>>>(a);
 }
 
 }  // namespace longgen::cuda::hopper
