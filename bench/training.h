@@ -15,6 +15,7 @@ struct TrainCase {
   model::TrainOptions pass;
   DType dtype = DType::kBF16;  // of activations and of the weights that products read
   bool bf16_state = false;     // weights and moments in bf16 without a master
+  bool warm_up = true;         // a first step that does not count
   uint64_t seed = 0;
 };
 

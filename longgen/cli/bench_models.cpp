@@ -241,6 +241,7 @@ class BenchTrainCommand : public Command {
         ->capture_default_str();
     app.add_option("--offload", offload_, "To the host: none, outputs, activations")
         ->capture_default_str();
+    app.add_flag("--no-warm-up", no_warm_up_, "Count the first step, too");
     add_length_option(app, "--mlp-chunk", mlp_chunk_, "Tokens a chunk of the MLP (2K)");
     add_length_option(app, "--loss-chunk", loss_chunk_, "Tokens a chunk of head and loss (512)");
     options_.repeats = {.least = 1, .most = 7, .seconds = 5};
@@ -259,14 +260,26 @@ class BenchTrainCommand : public Command {
       c.pass.mlp_chunk = std::min(tokens, mlp_chunk_);
       c.pass.loss_chunk = std::min(tokens, loss_chunk_);
       c.bf16_state = optimizer_state_ == "bf16";
+      c.warm_up = !no_warm_up_;
       c.seed = common_->seed;
-      report.row(model_.described(
-          bench::measure_train_step(config, c, report.backend(), options_.repeats)));
+      report.row(with_memory(model_.described(
+          bench::measure_train_step(config, c, report.backend(), options_.repeats))));
     }
     return 0;
   }
 
  private:
+  // What was planned and what was in use, below the row; under --json they are among its members.
+  bench::Measurement with_memory(bench::Measurement m) const {
+    const auto table = m.parameters.at("memory_table").get<std::string>();
+    m.parameters.erase("memory_table");
+    if (!common_->json) {
+      m.breakdown_table += fmt::format("{}{}  {:<40} {:>10}", m.breakdown_table.empty() ? "" : "\n",
+                                       table, "in use", format_bytes(m.resident_bytes));
+    }
+    return m;
+  }
+
   const CommonOptions* common_ = nullptr;
   BenchOptions options_;
   ModelChoice model_;
@@ -274,6 +287,7 @@ class BenchTrainCommand : public Command {
   std::string recompute_ = "all", optimizer_state_ = "f32", keep_outputs_ = "none";
   std::string offload_ = "none";
   int64_t mlp_chunk_ = 2048, loss_chunk_ = 512;
+  bool no_warm_up_ = false;
 };
 
 }  // namespace
