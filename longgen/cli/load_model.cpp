@@ -1,14 +1,11 @@
 #include "longgen/cli/load_model.h"
 
-#include <iostream>
-#include <iterator>
-
 #include "longgen/backend/quantized.h"
 #include "longgen/base/checked.h"
 #include "longgen/base/error.h"
 #include "longgen/base/log.h"
-#include "longgen/base/mapped_file.h"
 #include "longgen/base/system.h"
+#include "longgen/base/text_input.h"
 #include "longgen/base/units.h"
 
 namespace longgen::cli {
@@ -128,9 +125,6 @@ LoadedModel ModelLoader::load() && {
   return loaded;
 }
 
-std::string read_input(const std::string& path) {
-  if (path != "-") return read_text_file(path);
-  return std::string(std::istreambuf_iterator<char>(std::cin), {});
-}
+std::string read_input(const std::string& path) { return TextInput(path).rest(); }
 
 }  // namespace longgen::cli

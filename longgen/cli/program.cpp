@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "longgen/base/log.h"
@@ -56,6 +59,23 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error) {
   return fmt::format("{}\nRun {} --help for what is possible.", what, program);
 }
 
+// An empty value is what a script's unset variable leaves, and would pass for 0 or for the current
+// folder. Only texts may be empty, and recipe keys (--model.hybrid), which know what they take.
+void refuse_empty_values(CLI::App& app) {
+  static constexpr std::array<std::string_view, 4> kTexts = {"--prompt", "--system", "--stop",
+                                                             "--set"};
+  for (CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_name(false, true);
+    const bool text = std::any_of(kTexts.begin(), kTexts.end(), [&](std::string_view may_be_empty) {
+      return name.find(may_be_empty) != name.npos;
+    });
+    if (option->get_expected_max() == 0 || text || name.find('.') != name.npos) continue;
+    option->check([](const std::string& value) {
+      return value.empty() ? std::string("the value is empty") : std::string();
+    });
+  }
+}
+
 // A command, its options and its own commands, and what runs it.
 struct Registered {
   Command* command = nullptr;
@@ -70,6 +90,7 @@ void add_command(CLI::App& parent, Command& command, CommonOptions& common,
   if (own.empty()) {
     add_common_options(*app, common);
     command.add_options(*app, common);
+    refuse_empty_values(*app);
     runnable.push_back({&command, app});
     return;
   }

@@ -4,12 +4,11 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
-#include <fstream>
-#include <iostream>
 #include <iterator>
 
 #include "longgen/base/error.h"
 #include "longgen/base/log.h"
+#include "longgen/base/text_input.h"
 #include "longgen/cli/command.h"
 #include "longgen/tokenizer/load.h"
 
@@ -69,35 +68,27 @@ class TokenizeCommand : public Command {
               model_);
     }
     missing_ = tokenizer_->missing_bytes();
-    if (file_ == "-") {
-      process(std::cin, "stdin");
-    } else {
-      std::ifstream file(file_, std::ios::binary);
-      require(file.is_open(), "cannot open {}", file_);
-      process(file, file_);
-    }
-    // Reading from cin flushes stdout too, and only ferror() remembers that it failed.
+    TextInput input(file_);
+    process(input);
     require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
             "cannot write to standard output (is the disk full?)");
     return 0;
   }
 
  private:
-  void process(std::istream& input, const std::string& name) {
+  void process(TextInput& input) {
+    if (whole_ && !decode_) return encode(input.rest());
     std::string text;
-    if (whole_ && !decode_) {
-      text.assign(std::istreambuf_iterator<char>(input), {});
-      encode(text);
-    } else {
-      for (int64_t line = 1; std::getline(input, text); ++line) {
-        if (decode_) {
-          decode(parse_ids(text, tokenizer_->vocab_size(), fmt::format("{} line {}", name, line)));
-        } else {
-          encode(text);
-        }
+    for (int64_t line = 1; input.next_line(text); ++line) {
+      if (decode_) {
+        const std::string where = fmt::format("{} line {}", input.name(), line);
+        decode(parse_ids(text, tokenizer_->vocab_size(), where));
+      } else {
+        encode(text);
       }
+      // Whoever writes line by line and waits for the answer gets it.
+      if (!input.has_line()) std::fflush(stdout);
     }
-    require(!input.bad(), "cannot read {}", name);
   }
 
   void encode(std::string_view text) {

@@ -53,6 +53,30 @@ TEST_F(Program, WrongCommandLinesAreNamedInTwoLines) {
   }
 }
 
+// What a script's unset variable leaves is neither 0 nor the current folder.
+TEST_F(Program, EmptyValuesAreErrors) {
+  const std::vector<std::vector<std::string>> cases = {
+      {"generate", "m", "-p", "x", "--temperature"},
+      {"generate", "m", "-p", "x", "-n"},
+      {"convert", "m", "-o"},
+      {"convert", "m", "-o", "x", "--rope-theta"},
+      {"extend", "m", "--data"},
+      {"train", "-o"},
+      {"eval", "m", "-o"},
+      {"demo", "-o"},
+      {"tokenize"},
+      {"tokenize", "m"},
+      {"score", "m", "--text"}};
+  for (std::vector<std::string> arguments : cases) {
+    arguments.insert(arguments.begin(), "--check");
+    arguments.emplace_back();
+    const auto result = longgen(arguments);
+    EXPECT_EQ(result.code, 2) << arguments[1];
+    EXPECT_THAT(result.err, HasSubstr("the value is empty")) << arguments[1];
+  }
+  EXPECT_EQ(longgen({"--check", "generate", "m", "-p", ""}).code, 0) << "a text may be empty";
+}
+
 TEST_F(Program, SeedsAreWholeNumbersOf64Bits) {
   for (const std::string seed : {"-1", "99999999999999999999", "", "1.5", "x"}) {
     const auto result = longgen({"--check", "demo", "--seed", seed});
