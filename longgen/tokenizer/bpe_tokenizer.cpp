@@ -165,7 +165,10 @@ void BpeTokenizer::encode_plain(std::string_view text, Piece piece,
                                 std::vector<int32_t>& ids) const {
   scratch_.with([] { return std::make_unique<Scratch>(); },
                 [&](Scratch& scratch) {
-                  std::string changed;
+                  std::string changed, replaced;
+                  // As SentencePiece has it, whose models come in this form too.
+                  if (!data_.byte_level && !data_.byte_fallback)
+                    text = replaced = replace_invalid_utf8(text);
                   if (!normalizer_.empty()) text = changed = normalizer_.apply(text, scratch.regex);
                   normalized_.cut(
                       text, piece.parse_special,

@@ -1,11 +1,12 @@
 #include "longgen/tokenizer/hf_files.h"
 
 #include <algorithm>
-#include <unordered_map>
 
 #include "longgen/base/error.h"
+#include "longgen/base/log.h"
 #include "longgen/formats/json.h"
 #include "longgen/tokenizer/pre_tokenizer.h"
+#include "longgen/tokenizer/sentencepiece_merges.h"
 #include "longgen/tokenizer/utf8.h"
 
 namespace longgen::tokenizer {
@@ -154,8 +155,9 @@ Json tokenizer_json() {
 std::string text_of(const Json& json) { return json.dump(2) + "\n"; }
 
 // The files beside tokenizer.json.
-FileTexts side_files(const TokenizerInfo& info, const std::vector<AddedToken>& added) {
-  Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+FileTexts side_files(const TokenizerInfo& info, const std::vector<AddedToken>& added,
+                     const char* tokenizer_class) {
+  Json config = {{"tokenizer_class", tokenizer_class},
                  {"add_bos_token", info.adds_bos},
                  {"clean_up_tokenization_spaces", false}};
   const Json names = special_token_names(info);
@@ -193,44 +195,6 @@ std::vector<AddedToken> marked_tokens(const SentencePieceModel& model, const Tok
   return tokens;
 }
 
-// SentencePiece scores pieces where tokenizer.json ranks pairs: every way to cut a piece in two
-// pieces is a merge, ranked by the score of the whole (as Transformers converts such models).
-std::vector<std::pair<std::string, std::string>> merges_of(const SentencePieceModel& model) {
-  struct Merge {
-    float score;
-    int32_t left, right;
-    size_t piece, cut;
-  };
-  std::unordered_map<std::string_view, int32_t> ids;
-  for (size_t id = 0; id < model.pieces.size(); ++id) {
-    if (model.pieces[id].type == PieceType::kNormal) {
-      ids.emplace(model.pieces[id].text, static_cast<int32_t>(id));
-    }
-  }
-  std::vector<Merge> merges;
-  for (size_t id = 0; id < model.pieces.size(); ++id) {
-    const auto& piece = model.pieces[id];
-    if (piece.type != PieceType::kNormal) continue;
-    const std::string_view text = piece.text;
-    for (size_t cut = utf8_step(text).length; cut < text.size();
-         cut += utf8_step(text.substr(cut)).length) {
-      const auto left = ids.find(text.substr(0, cut)), right = ids.find(text.substr(cut));
-      if (left == ids.end() || right == ids.end()) continue;
-      merges.push_back({piece.score, left->second, right->second, id, cut});
-    }
-  }
-  std::stable_sort(merges.begin(), merges.end(), [](const Merge& a, const Merge& b) {
-    if (a.score != b.score) return a.score > b.score;
-    return std::pair(a.left, a.right) < std::pair(b.left, b.right);
-  });
-  std::vector<std::pair<std::string, std::string>> texts;
-  for (const Merge& merge : merges) {
-    const std::string& text = model.pieces[merge.piece].text;
-    texts.emplace_back(text.substr(0, merge.cut), text.substr(merge.cut));
-  }
-  return texts;
-}
-
 const Json kSpaceToMark = {
     {"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", kSpaceMark}};
 
@@ -246,26 +210,8 @@ void put_space_rules(SpacePrefix prefix, Json& json) {
   }
 }
 
-}  // namespace
-
-FileTexts make_bpe_files(const BpeFileContents& contents, const TokenizerInfo& info) {
-  Json json = tokenizer_json();
-  json["added_tokens"] = added_tokens_json(info.added);
-  json["normalizer"] = normalizer_json(contents.normalizer);
-  json["pre_tokenizer"] = pre_tokenizer_json(contents.pre);
-  json["post_processor"] = post_processor_json(info);
-  json["decoder"] = byte_level_json(true, true);
-  Json model = bpe_model_json(vocabulary_json(contents.pieces), merges_json(contents.merges));
-  if (!contents.unknown_token.empty()) model["unk_token"] = contents.unknown_token;
-  model["ignore_merges"] = contents.ignore_merges;
-  json["model"] = std::move(model);
-  FileTexts files = side_files(info, info.added);
-  files["tokenizer.json"] = text_of(json);
-  return files;
-}
-
-FileTexts make_sentencepiece_files(const SentencePieceModel& model, const TokenizerInfo& info) {
-  const std::vector<AddedToken> added = marked_tokens(model, info);
+std::string sentencepiece_tokenizer_json(const SentencePieceModel& model, const TokenizerInfo& info,
+                                         const std::vector<AddedToken>& added) {
   Json json = tokenizer_json();
   json["added_tokens"] = added_tokens_json(added);
   put_space_rules(model.prefix, json);
@@ -284,10 +230,42 @@ FileTexts make_sentencepiece_files(const SentencePieceModel& model, const Tokeni
   bpe["fuse_unk"] = true;
   bpe["byte_fallback"] = model.byte_fallback;
   json["model"] = std::move(bpe);
-  FileTexts files = side_files(info, added);
+  return text_of(json);
+}
+
+}  // namespace
+
+FileTexts make_bpe_files(const BpeFileContents& contents, const TokenizerInfo& info) {
+  Json json = tokenizer_json();
+  json["added_tokens"] = added_tokens_json(info.added);
+  json["normalizer"] = normalizer_json(contents.normalizer);
+  json["pre_tokenizer"] = pre_tokenizer_json(contents.pre);
+  json["post_processor"] = post_processor_json(info);
+  json["decoder"] = byte_level_json(true, true);
+  Json model = bpe_model_json(vocabulary_json(contents.pieces), merges_json(contents.merges));
+  if (!contents.unknown_token.empty()) model["unk_token"] = contents.unknown_token;
+  model["ignore_merges"] = contents.ignore_merges;
+  json["model"] = std::move(model);
+  FileTexts files = side_files(info, info.added, "PreTrainedTokenizerFast");
   files["tokenizer.json"] = text_of(json);
+  return files;
+}
+
+FileTexts make_sentencepiece_files(const SentencePieceModel& model, const TokenizerInfo& info) {
+  const std::string difference = why_merges_differ(model, info.added);
+  const bool exact = difference.empty();
+  const std::vector<AddedToken> added = exact ? marked_tokens(model, info) : info.added;
+  FileTexts files = side_files(info, added, exact ? "PreTrainedTokenizerFast" : "LlamaTokenizer");
   files["tokenizer.model"] =
       serialise_sentencepiece_model(model, model.prefix != SpacePrefix::kNever);
+  if (exact) {
+    files["tokenizer.json"] = sentencepiece_tokenizer_json(model, info, added);
+  } else {
+    warn(
+        "the tokenizer is written as tokenizer.model alone: as tokenizer.json it would give other "
+        "ids ({})",
+        difference);
+  }
   return files;
 }
 

@@ -27,7 +27,7 @@ struct BpeFileContents {
 };
 FileTexts make_bpe_files(const BpeFileContents& contents, const TokenizerInfo& info);
 
-// tokenizer.model itself and the same as a BPE with byte fallback.
+// tokenizer.model itself and, where that gives the same ids, a tokenizer.json of its merges.
 FileTexts make_sentencepiece_files(const SentencePieceModel& model, const TokenizerInfo& info);
 
 }  // namespace longgen::tokenizer

@@ -30,8 +30,12 @@ std::string with_spaces(std::string_view piece) {
 class SafeCuts {
  public:
   explicit SafeCuts(const SentencePieceModel& model) {
-    // Without byte fallback, unknown characters side by side become one token.
+    // Without byte fallback, unknown characters side by side become one token, the space too.
     alone_.fill(model.byte_fallback);
+    before_spaces_ = model.byte_fallback ||
+                     std::any_of(model.pieces.begin(), model.pieces.end(), [](const auto& piece) {
+                       return piece.text == kSpaceMark && piece.type == PieceType::kNormal;
+                     });
     for (const auto& piece : model.pieces) {
       if (piece.type == PieceType::kControl || piece.type == PieceType::kUnknown) continue;
       if (piece.type == PieceType::kByte) continue;
@@ -57,7 +61,7 @@ class SafeCuts {
 
  private:
   std::array<bool, 256> alone_{};  // ASCII characters that no longer piece holds
-  bool before_spaces_ = true;      // no piece goes on with a space after something else
+  bool before_spaces_;             // no token goes on with a space after something else
 };
 
 void check_pieces(const SentencePieceModel& model, const std::string& file) {
@@ -99,16 +103,28 @@ TokenizerInfo complete_info(const SentencePieceModel& model, TokenizerInfo info,
   return info;
 }
 
+// The model as libsentencepiece gets it. It would give up on a text that has a control token of a
+// single character in it, so these get names that no character has.
+std::string model_for_library(SentencePieceModel model) {
+  for (size_t id = 0; id < model.pieces.size(); ++id) {
+    auto& piece = model.pieces[id];
+    const bool character = utf8_step(piece.text).length == piece.text.size();
+    if (piece.type == PieceType::kControl && character)
+      piece.text = fmt::format("<control token {}>", id);
+  }
+  // The space before the text is put by us, so that it stands once although the text comes in
+  // parts.
+  return serialise_sentencepiece_model(model, false);
+}
+
 class SentencePieceTokenizer : public Tokenizer {
  public:
   SentencePieceTokenizer(SentencePieceModel model, TokenizerInfo info, const std::string& file)
       : Tokenizer(complete_info(model, std::move(info), file), file),
         model_(std::move(model)),
+        file_(file),
         cuts_(model_) {
-    // The space before the text is put here, so that it stands once although the text comes in
-    // parts.
-    const auto status =
-        processor_.LoadFromSerializedProto(serialise_sentencepiece_model(model_, false));
+    const auto status = processor_.LoadFromSerializedProto(model_for_library(model_));
     require(status.ok(), "{}: SentencePiece refuses the vocabulary: {}", file, status.ToString());
     byte_ids_.fill(model_.unk);
     for (size_t id = 0; id < model_.pieces.size(); ++id) {
@@ -137,6 +153,7 @@ class SentencePieceTokenizer : public Tokenizer {
   void encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& ids) const;
 
   SentencePieceModel model_;
+  std::string file_;
   sentencepiece::SentencePieceProcessor processor_;
   std::array<int32_t, 256> byte_ids_{};
   SafeCuts cuts_;
@@ -145,8 +162,11 @@ class SentencePieceTokenizer : public Tokenizer {
 
 void SentencePieceTokenizer::encode_plain(std::string_view text, Piece,
                                           std::vector<int32_t>& ids) const {
-  std::string prefixed(1, ' ');
+  std::string prefixed(1, ' '), replaced;
   if (model_.prefix == SpacePrefix::kAfterAdded) text = prefixed += text;
+  // Without byte tokens what is not UTF-8 is an unknown character among others, as it is to
+  // libsentencepiece.
+  if (!model_.byte_fallback) text = replaced = replace_invalid_utf8(text);
   scratch_.with([] { return std::make_unique<Scratch>(); },
                 [&](Scratch& scratch) {
                   for_each_utf8_run(
@@ -177,7 +197,7 @@ void SentencePieceTokenizer::encode_word(std::string_view word, Scratch& scratch
     return;
   }
   const auto status = processor_.Encode(word, &scratch.ids);
-  require(status.ok(), "SentencePiece cannot encode the text: {}", status.ToString());
+  require(status.ok(), "{}: SentencePiece cannot encode the text: {}", file_, status.ToString());
   ids.insert(ids.end(), scratch.ids.begin(), scratch.ids.end());
   scratch.cache.insert(word, scratch.ids);
 }

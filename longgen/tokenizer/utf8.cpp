@@ -79,6 +79,19 @@ size_t valid_utf8_prefix(std::string_view text) {
   return i;
 }
 
+std::string replace_invalid_utf8(std::string_view text) {
+  std::string replaced;
+  while (!text.empty()) {
+    const size_t valid = valid_utf8_prefix(text);
+    replaced += text.substr(0, valid);
+    text.remove_prefix(valid);
+    if (text.empty()) break;
+    append_utf8(replaced, 0xFFFD);
+    text.remove_prefix(utf8_step(text).length);
+  }
+  return replaced;
+}
+
 void append_utf8(std::string& text, char32_t c) {
   const auto put = [&](char32_t byte) { text += static_cast<char>(byte); };
   if (c < 0x80) {

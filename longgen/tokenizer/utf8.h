@@ -42,6 +42,9 @@ void for_each_utf8_run(std::string_view text, Valid&& valid, Invalid&& invalid) 
   }
 }
 
+// The text with U+FFFD for every invalid part.
+std::string replace_invalid_utf8(std::string_view text);
+
 // Appends the UTF-8 of a code point.
 void append_utf8(std::string& text, char32_t code_point);
 

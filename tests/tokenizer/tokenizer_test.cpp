@@ -78,7 +78,7 @@ std::vector<std::string> cut(const AddedTokenMatcher& matcher, const std::string
   matcher.cut(
       text, with_special,
       [&](size_t begin, size_t end) { parts.push_back(text.substr(begin, end - begin)); },
-      [&](const AddedToken& token) { parts.push_back("[" + std::to_string(token.id) + "]"); });
+      [&](const AddedToken& token) { parts.push_back(fmt::format("[{}]", token.id)); });
   return parts;
 }
 
