@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <functional>
+#include <unordered_map>
 
 namespace longgen::tokenizer {
 
@@ -13,6 +14,8 @@ BpeMerges::BpeMerges(std::vector<Rule> rules) : rules_(std::move(rules)) {
     Slot& slot = slots_[slot_of(key)];
     slot = {key, rank};
   }
+  ranks_grow_ = ranks_grow();
+  cuts_ = ranks_grow_ && note_joints();
 }
 
 size_t BpeMerges::slot_of(uint64_t key) const {
@@ -28,54 +31,196 @@ uint32_t BpeMerges::rank_of(int32_t left, int32_t right) const {
   return slot.key == kEmpty ? kNoRule : slot.rank;
 }
 
+bool BpeMerges::ranks_grow() const {
+  std::unordered_map<int32_t, uint32_t> made;  // the last rule that makes a token
+  for (uint32_t rank = 0; rank < rules_.size(); ++rank) made[rules_[rank].merged] = rank;
+  for (uint32_t rank = 0; rank < rules_.size(); ++rank) {
+    for (const int32_t part : {rules_[rank].left, rules_[rank].right}) {
+      const auto maker = made.find(part);
+      if (maker != made.end() && maker->second >= rank) return false;
+    }
+  }
+  return true;
+}
+
+// The pair at `at` becomes one symbol; the place behind it is none any more.
+void BpeMerges::merge(std::vector<Place>& places, int32_t at, uint32_t rank) const {
+  Place& place = places[at];
+  Place& gone = places[place.next];
+  place.symbol = rules_[rank].merged;
+  place.next = gone.next;
+  gone.rank = kNoRule;
+  if (static_cast<size_t>(place.next) < places.size()) places[place.next].previous = at;
+}
+
+// The pairs in a heap, the lowest rank and then the leftmost place on top.
+class BpeMerges::ByHeap {
+ public:
+  ByHeap(const BpeMerges& merges, Scratch& scratch)
+      : merges_(merges), places_(scratch.places), heap_(scratch.heap) {
+    heap_.clear();
+  }
+
+  void propose(int32_t at) {
+    if (merges_.find_rank(places_, at) == kNoRule) return;
+    heap_.push_back(static_cast<uint64_t>(places_[at].rank) << 32 | static_cast<uint32_t>(at));
+  }
+
+  void run() {
+    std::make_heap(heap_.begin(), heap_.end(), std::greater<>());
+    while (!heap_.empty()) {
+      const auto rank = static_cast<uint32_t>(heap_.front() >> 32);
+      const auto at = static_cast<int32_t>(heap_.front());
+      std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
+      heap_.pop_back();
+      if (places_[at].rank != rank) continue;  // a merge beside it has changed the pair since
+      merges_.merge(places_, at, rank);
+      push(places_[at].previous);
+      push(at);
+    }
+  }
+
+ private:
+  void push(int32_t at) {
+    const size_t before = heap_.size();
+    if (at >= 0) propose(at);
+    if (heap_.size() > before) std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
+  }
+
+  const BpeMerges& merges_;
+  std::vector<Place>& places_;
+  std::vector<uint64_t>& heap_;
+};
+
+// Rank by rank, each from left to right: where ranks grow, no merge makes a pair of a rank that was
+// passed. A long word is swept in order instead of being jumped through.
+class BpeMerges::ByRank {
+ public:
+  ByRank(const BpeMerges& merges, Scratch& scratch)
+      : merges_(merges), places_(scratch.places), scratch_(scratch) {
+    scratch_.entries.clear();
+    if (scratch_.heads.size() == merges.rules_.size()) return;
+    scratch_.heads.assign(merges.rules_.size(), kNone);
+    scratch_.filled.assign(merges.rules_.size() / 64 + 1, 0);
+  }
+
+  void propose(int32_t at) {
+    const uint32_t rank = merges_.find_rank(places_, at);
+    if (rank == kNoRule) return;
+    scratch_.entries.push_back({static_cast<uint32_t>(at), scratch_.heads[rank]});
+    scratch_.heads[rank] = static_cast<uint32_t>(scratch_.entries.size() - 1);
+    scratch_.filled[rank / 64] |= uint64_t{1} << rank % 64;
+  }
+
+  void run() {
+    for (size_t word = 0; word < scratch_.filled.size(); ++word) {
+      while (scratch_.filled[word] != 0) {
+        const auto bit = static_cast<uint32_t>(std::countr_zero(scratch_.filled[word]));
+        scratch_.filled[word] &= scratch_.filled[word] - 1;
+        merge_all(static_cast<uint32_t>(64 * word) + bit);
+      }
+    }
+  }
+
+ private:
+  static constexpr uint32_t kNone = ~uint32_t{0};
+  static constexpr size_t kAhead = 8;
+
+  void merge_all(uint32_t rank) {
+    std::vector<uint32_t>& here = scratch_.here;
+    here.clear();
+    for (uint32_t e = scratch_.heads[rank]; e != kNone; e = scratch_.entries[e].next) {
+      here.push_back(scratch_.entries[e].place);
+    }
+    scratch_.heads[rank] = kNone;
+    if (!std::is_sorted(here.begin(), here.end())) std::sort(here.begin(), here.end());
+    for (size_t i = 0; i < here.size(); ++i) {
+      const auto at = static_cast<int32_t>(here[i]);
+      // The places of a rank lie apart, but which are next is known.
+      if (i + kAhead < here.size()) __builtin_prefetch(&places_[here[i + kAhead]]);
+      if (places_[at].rank != rank) continue;  // a merge beside it has changed the pair since
+      merges_.merge(places_, at, rank);
+      if (places_[at].previous >= 0) propose(places_[at].previous);
+      propose(at);
+    }
+  }
+
+  const BpeMerges& merges_;
+  std::vector<Place>& places_;
+  Scratch& scratch_;
+};
+
+uint32_t BpeMerges::find_rank(std::vector<Place>& places, int32_t at) const {
+  Place& place = places[at];
+  const bool last = static_cast<size_t>(place.next) == places.size();
+  place.rank = last ? kNoRule : rank_of(place.symbol, places[place.next].symbol);
+  return place.rank;
+}
+
+// Notes what symbols rules can join, by the first and the last symbol that a token is made of.
+bool BpeMerges::note_joints() {
+  struct Ends {
+    int32_t first, last;
+  };
+  std::unordered_map<int32_t, Ends> made;
+  const auto ends_of = [&](int32_t token) {
+    const auto found = made.find(token);
+    return found == made.end() ? Ends{token, token} : found->second;
+  };
+  // A token's ends are known before it is taken where ranks grow.
+  for (const Rule& rule : rules_) {
+    const Ends left = ends_of(rule.left), right = ends_of(rule.right);
+    const auto [ends, fresh] = made.try_emplace(rule.merged, Ends{left.first, right.last});
+    if (!fresh && (ends->second.first != left.first || ends->second.last != right.last))
+      return false;  // two ways to make it: no training does that with different characters
+    const size_t bit = joint_of(left.last, right.first);
+    joints_[bit / 64] |= uint64_t{1} << bit % 64;
+  }
+  return true;
+}
+
+bool BpeMerges::may_join(int32_t left, int32_t right) const {
+  const size_t bit = joint_of(left, right);
+  return (joints_[bit / 64] >> bit % 64 & 1) != 0;
+}
+
 void BpeMerges::apply(std::vector<int32_t>& symbols, Scratch& scratch) const {
+  if (!cuts_ || symbols.size() < kShortWord) {
+    symbols.resize(merge_part(symbols, symbols.data(), scratch));
+    return;
+  }
+  size_t begin = 0;
+  int32_t* out = symbols.data();
+  for (size_t i = 1; i <= symbols.size(); ++i) {
+    if (i < symbols.size() && may_join(symbols[i - 1], symbols[i])) continue;
+    out += merge_part({symbols.data() + begin, i - begin}, out, scratch);
+    begin = i;
+  }
+  symbols.resize(static_cast<size_t>(out - symbols.data()));
+}
+
+size_t BpeMerges::merge_part(std::span<const int32_t> symbols, int32_t* out,
+                             Scratch& scratch) const {
   const auto count = static_cast<int32_t>(symbols.size());
-  if (count < 2) return;
-  // Not a structured binding: clang before 16 does not capture those in a lambda.
-  std::vector<uint64_t>& heap = scratch.heap;
-  std::vector<uint32_t>& ranks = scratch.ranks;
-  std::vector<int32_t>&next = scratch.next, &previous = scratch.previous;
-  heap.clear();
-  ranks.resize(count);
-  next.resize(count);
-  previous.resize(count);
-  // The lowest rank, then the leftmost place, on top.
-  const auto entry = [&](int32_t at) {
-    return static_cast<uint64_t>(ranks[at]) << 32 | static_cast<uint32_t>(at);
-  };
-  const auto rank_at = [&](int32_t at) {
-    return next[at] == count ? kNoRule : rank_of(symbols[at], symbols[next[at]]);
-  };
-  for (int32_t i = 0; i < count; ++i) {
-    previous[i] = i - 1;
-    next[i] = i + 1;
-    ranks[i] = rank_at(i);
-    if (ranks[i] != kNoRule) heap.push_back(entry(i));
+  if (count < 2) {
+    if (count == 1) *out = symbols[0];
+    return symbols.size();
   }
-  std::make_heap(heap.begin(), heap.end(), std::greater<>());
-  const auto propose = [&](int32_t at) {  // the pair that starts at `at`
-    if (at < 0) return;
-    ranks[at] = rank_at(at);
-    if (ranks[at] == kNoRule) return;
-    heap.push_back(entry(at));
-    std::push_heap(heap.begin(), heap.end(), std::greater<>());
+  scratch.places.resize(count);
+  for (int32_t i = 0; i < count; ++i) scratch.places[i] = {symbols[i], i - 1, i + 1, kNoRule};
+  const auto run = [&](auto&& way) {
+    for (int32_t i = count - 1; i >= 0; --i) way.propose(i);
+    way.run();
   };
-  while (!heap.empty()) {
-    const auto rank = static_cast<uint32_t>(heap.front() >> 32);
-    const auto at = static_cast<int32_t>(heap.front());
-    std::pop_heap(heap.begin(), heap.end(), std::greater<>());
-    heap.pop_back();
-    if (ranks[at] != rank) continue;  // a merge beside it has changed the pair since
-    const int32_t gone = next[at];
-    symbols[at] = rules_[rank].merged;
-    symbols[gone] = -1;
-    ranks[gone] = kNoRule;
-    next[at] = next[gone];
-    if (next[at] < count) previous[next[at]] = at;
-    propose(previous[at]);
-    propose(at);
+  if (ranks_grow_ && symbols.size() >= kLongWord) {
+    run(ByRank(*this, scratch));
+  } else {
+    run(ByHeap(*this, scratch));
   }
-  std::erase(symbols, -1);
+  size_t merged = 0;
+  for (int32_t at = 0; at < count; at = scratch.places[at].next)
+    out[merged++] = scratch.places[at].symbol;
+  return merged;
 }
 
 }  // namespace longgen::tokenizer
