@@ -45,7 +45,7 @@ std::string supported_model_types() {
   return text + "longgen";
 }
 
-const Family& find_family(std::string_view model_type, const std::string& where) {
+const Family& find_family(std::string_view model_type, std::string_view where) {
   for (const Family& family : families()) {
     if (family.model_type == model_type) return family;
   }

@@ -47,7 +47,7 @@ std::span<const Family> families();
 // "llama, mistral, ..., longgen": for errors.
 std::string supported_model_types();
 // Throws Error naming `where`, what is supported and, for some model types, why it is not.
-const Family& find_family(std::string_view model_type, const std::string& where);
+const Family& find_family(std::string_view model_type, std::string_view where);
 
 extern const Family kLlamaFamily, kMistralFamily, kQwen2Family, kQwen3Family;
 extern const Family kPhi3Family, kGptNeoxFamily, kOptFamily;

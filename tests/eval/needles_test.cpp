@@ -17,12 +17,8 @@ using ::testing::HasSubstr;
 using ::testing::StartsWith;
 using ::testing::ThrowsMessage;
 
-const NeedleTemplate& passkey(const std::string& name) {
-  return find_template(passkey_templates(), name);
-}
-const NeedleTemplate& needle(const std::string& name) {
-  return find_template(needle_templates(), name);
-}
+const NeedleTemplate& passkey(const char* name) { return find_template(passkey_templates(), name); }
+const NeedleTemplate& needle(const char* name) { return find_template(needle_templates(), name); }
 
 std::shared_ptr<const Haystack> filler() {
   return std::make_shared<const Haystack>(Haystack::filler());

@@ -160,7 +160,8 @@ TEST_P(Families, IsWrittenBack) {
       original.erase(key);
     }
     for (const auto& [key, value] : original.items()) {
-      if (!value.is_null()) EXPECT_EQ(json[key], value) << key;
+      if (value.is_null()) continue;
+      EXPECT_EQ(json[key], value) << key;
     }
   }
 }
