@@ -37,6 +37,9 @@ int64_t parse_count(std::string_view text, std::string_view word) {
   return value;
 }
 
+// More layers than any model has, few enough that a list of many ranges is read at once.
+constexpr int64_t kMaxRange = 4096;
+
 // "12", "1/3" or "0.33".
 void parse_full_count(std::string_view text, std::string_view word, HybridSpec& spec) {
   if (const size_t slash = text.find('/'); slash != std::string_view::npos) {
@@ -86,7 +89,7 @@ void parse_full(std::string_view value, HybridSpec& spec) {
     const int64_t first = parse_count(item.substr(0, dash), item);
     const int64_t last =
         dash == std::string_view::npos ? first : parse_count(item.substr(dash + 1), item);
-    if (last < first || last - first > 100'000) {
+    if (last < first || last - first >= kMaxRange) {
       fail_usage("hybrid: \"{}\" is not a range of layers", item);
     }
     for (int64_t layer = first; layer <= last; ++layer) spec.full_list.push_back(layer);

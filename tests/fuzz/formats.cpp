@@ -1,5 +1,6 @@
 
 
+#include <memory>
 #include <vector>
 
 #include "longgen/base/error.h"
@@ -28,16 +29,21 @@ int64_t numel(const std::vector<int64_t>& shape) {
   return product;
 }
 
+// Room for the elements and not one more, so that writing past them is seen.
+std::unique_ptr<float[]> room_for(int64_t elements) {
+  return std::make_unique_for_overwrite<float[]>(static_cast<size_t>(elements));
+}
+
 void read_every_tensor(const SafetensorsFile& file) {
-  std::vector<float> out(kMaxElements);
   for (const SafetensorsEntry& entry : file.tensors()) {
     check(file.find(entry.name) == &entry, "a listed tensor is found by its name");
     check(!entry.shape_string().empty(), "a tensor describes itself");
     const bool small = entry.shape.size() >= 1 && entry.shape.size() <= 4;
     const int64_t count = numel(entry.shape);
     if (!small || count < 1 || count > kMaxElements) continue;
+    const auto out = room_for(count);
     expect_clear_error(file.path().string(),
-                       [&] { file.read(entry, Tensor(out.data(), DType::kF32, entry.shape)); });
+                       [&] { file.read(entry, Tensor(out.get(), DType::kF32, entry.shape)); });
   }
 }
 
@@ -45,17 +51,17 @@ void read_rows_of(const GgufFile& file, const GgufTensor& tensor) {
   const int64_t columns = tensor.shape.back(), rows = numel(tensor.shape) / columns;
   check(!tensor.shape_string().empty(), "a tensor describes itself");
   if (columns > kMaxElements || rows < 1) return;
-  std::vector<float> out(static_cast<size_t>(columns));
-  for (const int64_t row : {int64_t{0}, rows - 1}) file.read_rows(tensor, row, 1, out.data());
+  const auto out = room_for(columns);
+  for (const int64_t row : {int64_t{0}, rows - 1}) file.read_rows(tensor, row, 1, out.get());
 }
 
 // Every parameter, as a program that loads the model would.
 void read_parameters(const ModelFile& file) {
   file.check_weights();
-  std::vector<float> out(kMaxElements);
   for (const model::ParamSpec& spec : model::param_specs(file.config())) {
     if (spec.numel() > kMaxElements) continue;
-    file.read_weight(spec.name, Tensor(out.data(), DType::kF32, spec.shape));
+    const auto out = room_for(spec.numel());
+    file.read_weight(spec.name, Tensor(out.get(), DType::kF32, spec.shape));
   }
 }
 

@@ -1,5 +1,7 @@
 #include <spdlog/spdlog.h>
 
+#include <map>
+
 #include "longgen/base/error.h"
 #include "longgen/data/hash.h"
 #include "longgen/train/recipe.h"
@@ -75,8 +77,15 @@ void run_checkpoint(std::string_view bytes) {
       {"moment2", right},
       {"state.json", state},
       {"recipe.toml", recipe}};
-  for (const auto& [name, text] : files) folder.write("state/step-3/" + name, text);
-  folder.write("state/step-3/checksums", checksums.empty() ? checksums_of(files) : checksums);
+  const auto write = [&](const std::string& name, const std::string& text) {
+    static std::map<std::string, std::string> there;  // most files are those of the input before
+    const auto [file, fresh] = there.try_emplace(name, text);
+    if (!fresh && file->second == text) return;
+    file->second = text;
+    folder.write("state/step-3/" + name, text);
+  };
+  for (const auto& [name, text] : files) write(name, text);
+  write("checksums", checksums.empty() ? checksums_of(files) : checksums);
 
   const CheckpointStore store(folder.path() / "state", 1);
   const auto check_state = [](const std::optional<RunState>& found) {

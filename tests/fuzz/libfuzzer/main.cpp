@@ -1,6 +1,7 @@
-// libFuzzer's entry points for the target named by LONGGEN_FUZZ_TARGET (one program a target).
+// libFuzzer's entry points for the target that the environment's LONGGEN_FUZZ_TARGET names.
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -11,10 +12,20 @@ extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);
 
 namespace {
 
+// Libfuzzer starts itself again to merge corpora, and with it goes the environment.
+const longgen::fuzz::Target& find_named_target() {
+  const char* const name = std::getenv("LONGGEN_FUZZ_TARGET");
+  const auto* const found = longgen::fuzz::find_target(name == nullptr ? "" : name);
+  if (found != nullptr) return *found;
+  std::fputs("error: set LONGGEN_FUZZ_TARGET to one of:", stderr);
+  for (const auto& target : longgen::fuzz::targets()) std::fprintf(stderr, " %s", target.name);
+  std::fputs("\n", stderr);
+  std::exit(2);
+}
+
 const longgen::fuzz::Target& target() {
-  static const longgen::fuzz::Target* const found = longgen::fuzz::find_target(LONGGEN_FUZZ_TARGET);
-  if (found == nullptr) std::abort();
-  return *found;
+  static const longgen::fuzz::Target& named = find_named_target();
+  return named;
 }
 
 std::string mutate_bytes(std::string bytes, size_t max_size) {
