@@ -81,7 +81,15 @@ TEST_P(CudaRows, LinearBackward) {
 
 TEST_P(CudaRows, Norms) {
   for (const NormKind kind : {NormKind::kRms, NormKind::kLayer}) {
-    for (const auto& shape : {std::vector<int64_t>{37, 576}, {5, 3, 64}, {1, 40}, {300, 130}}) {
+    // In bf16, rows of whole 16 bytes have kernels of their own: over a warp, over a block.
+    for (const auto& shape : {std::vector<int64_t>{37, 576},
+                              {5, 3, 64},
+                              {1, 40},
+                              {300, 130},
+                              {700, 2048},
+                              {9, 4096},
+                              {3, 8184},
+                              {2, 9000}}) {
       const int64_t d = shape.back();
       int64_t rows = 1;
       for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
@@ -112,7 +120,7 @@ TEST_P(CudaRows, Norms) {
 }
 
 TEST_P(CudaRows, Embedding) {
-  constexpr int64_t kVocab = 50, kRows = 333, kWidth = 300;
+  constexpr int64_t kVocab = 50, kRows = 333, kWidth = 1100;
   std::vector<int32_t> values;
   for (int64_t i = 0; i < kRows; ++i) values.push_back(static_cast<int32_t>(i * i % kVocab));
   const Tensor id = ids(values);
@@ -169,13 +177,13 @@ TEST_P(CudaRows, Rope) {
 TEST_P(CudaRows, Activations) {
   for (const Activation act :
        {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
-    for (const bool gated : {true, false}) {
-      Operand& gate = input({33, 200}, 6, 8);
-      Operand& up = input({33, 200}, 1, 16);
-      Operand& out = output({33, 200});
-      Operand& dout = input({33, 200});
-      Operand& dgate = output({33, 200});
-      Operand& dup = output({33, 200});
+    for (const auto& [gated, n] : {std::pair{true, 200}, {false, 200}, {true, 203}, {true, 4096}}) {
+      Operand& gate = input({33, n}, 6, 8);
+      Operand& up = input({33, n}, 1, 16);
+      Operand& out = output({33, n});
+      Operand& dout = input({33, n});
+      Operand& dgate = output({33, n});
+      Operand& dup = output({33, n});
       run([&](Backend& b, auto t) {
         const auto maybe = [&](Operand& x) { return gated ? t(x) : Tensor(); };
         b.activation_forward(act, t(out), t(gate), maybe(up));

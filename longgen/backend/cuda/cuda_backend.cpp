@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "longgen/backend/cuda/wide_rows.h"
 #include "longgen/backend/operand_checks.h"
 #include "longgen/base/checked.h"
 #include "longgen/base/error.h"
@@ -12,6 +13,7 @@ namespace longgen::cuda {
 namespace {
 
 constexpr int64_t kScratchBytes = int64_t{64} << 20;
+static_assert(kScratchBytes >= 4 * kWidePartialFloats);
 constexpr int64_t kMostParts = 128;  // pieces of the rows in sums over rows
 constexpr int kHopper = 9;           // compute capability that the kernels are built for
 
@@ -222,6 +224,14 @@ void CudaBackend::norm_backward(NormKind kind, const Tensor& dx, bool accumulate
     if (sum->defined()) checks().exact("norm backward", "dweight", *sum, DType::kF32, {in.cols});
   }
   const Element type = element_of(x.dtype());
+  if (type == Element::kBF16 &&
+      wide_norm_backward(kind == NormKind::kLayer, last_dimension_rows(dx), accumulate_dx,
+                         dweight.defined() ? dweight.data<float>() : nullptr,
+                         dbias.defined() ? dbias.data<float>() : nullptr, grad, in,
+                         stats.data<float>(), stats.stride(0), weight.raw(), scratch_.get<float>(),
+                         stream_.get())) {
+    return;
+  }
   // First the sums over rows: dx may be the memory of dy.
   if (dweight.defined() || dbias.defined()) {
     norm_backward_weight(dweight.defined() ? dweight.data<float>() : nullptr,

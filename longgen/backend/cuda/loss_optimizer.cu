@@ -39,11 +39,12 @@ template <typename T>
 __global__ void square_partials(double* partials, Rows x) {
   __shared__ double shared[kThreads / 32];
   double sum = 0;
-  const int64_t n = x.rows * x.cols;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n;
-       i += static_cast<int64_t>(gridDim.x) * kThreads) {
-    const double v = to_float(row<T>(x, i / x.cols)[i % x.cols]);
-    sum += v * v;
+  for (int64_t r = blockIdx.x; r < x.rows; r += gridDim.x) {
+    const T* from = row<T>(x, r);
+    for (int64_t c = threadIdx.x; c < x.cols; c += kThreads) {
+      const double v = to_float(from[c]);
+      sum += v * v;
+    }
   }
   sum = block_sum<kThreads>(sum, shared);
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;

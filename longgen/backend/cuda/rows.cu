@@ -1,5 +1,7 @@
 // Moving, embedding, norms, rotary embedding, pointwise.
+#include "longgen/backend/cuda/activation.cuh"
 #include "longgen/backend/cuda/device_math.cuh"
+#include "longgen/backend/cuda/wide_rows.h"
 
 namespace longgen::cuda {
 namespace {
@@ -99,35 +101,46 @@ __global__ void embedding_forward_kernel(Rows out, Rows table, const int32_t* id
 
 // One warp a row of the table and kColumns channels: it scans the ids and adds those that are its
 // own, first to last.
-constexpr int kColumns = 256;
+constexpr int kColumns = 1024;
 template <typename T>
 __global__ void embedding_backward_kernel(Rows dtable, Rows dout, const int32_t* ids,
                                           ErrorFlag error) {
   constexpr int kEach = kColumns / 32;
+  constexpr int kAtOnce = 4;  // loads of ids on their way together
   const int lane = threadIdx.x % 32;
   const int64_t id = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int64_t first_column = static_cast<int64_t>(blockIdx.y) * kColumns;
   if (id >= dtable.rows) return;
   float sum[kEach] = {};
   bool any = false;
-  for (int64_t t0 = 0; t0 < dout.rows; t0 += 32) {
-    const int32_t mine = t0 + lane < dout.rows ? ids[t0 + lane] : static_cast<int32_t>(id) - 1;
-    if (id == 0 && t0 + lane < dout.rows && (mine < 0 || mine >= dtable.rows)) {
-      atomicCAS(error.bad_id, 0, static_cast<int>(t0) + lane + 1);
+  for (int64_t t0 = 0; t0 < dout.rows; t0 += 32 * kAtOnce) {
+    int32_t mine[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int64_t t = t0 + 32 * k + lane;
+      mine[k] = t < dout.rows ? ids[t] : static_cast<int32_t>(id) - 1;
+      if (id == 0 && t < dout.rows && (mine[k] < 0 || mine[k] >= dtable.rows)) {
+        atomicCAS(error.bad_id, 0, static_cast<int>(t) + 1);
+      }
     }
-    unsigned hits = __ballot_sync(0xffffffffu, mine == id && t0 + lane < dout.rows);
-    any = any || hits != 0;
-    while (hits != 0) {
-      const T* from = row<T>(dout, t0 + __ffs(hits) - 1) + first_column;
-      hits &= hits - 1;
-      for (int i = 0; i < kEach; ++i) {
-        const int64_t c = i * 32 + lane;
-        if (first_column + c < dtable.cols) sum[i] += to_float(from[c]);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      unsigned hits = __ballot_sync(0xffffffffu, mine[k] == id);
+      any = any || hits != 0;
+      while (hits != 0) {
+        const T* from = row<T>(dout, t0 + 32 * k + __ffs(hits) - 1) + first_column;
+        hits &= hits - 1;
+#pragma unroll
+        for (int i = 0; i < kEach; ++i) {
+          const int64_t c = i * 32 + lane;
+          if (first_column + c < dtable.cols) sum[i] += to_float(from[c]);
+        }
       }
     }
   }
   if (!any) return;
   float* to = row<float>(dtable, id) + first_column;
+#pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int64_t c = i * 32 + lane;
     if (first_column + c < dtable.cols) to[c] += sum[i];
@@ -271,30 +284,6 @@ __global__ void rope_kernel(Rows x, int64_t heads, const float* table, int64_t t
 
 // --- pointwise ---
 
-struct ValueSlope {
-  float value, slope;
-};
-// The order of longgen::Activation: SiLU, GELU, GELU by tanh, ReLU.
-__device__ ValueSlope activate(int activation, float x) {
-  switch (activation) {
-    case 0: {
-      const float s = 1 / (1 + __expf(-x));
-      return {x * s, s * (1 + x * (1 - s))};
-    }
-    case 1: {
-      const float phi = 0.5f * (1 + erff(x * 0.70710678f));
-      return {x * phi, phi + x * 0.39894228f * __expf(-0.5f * x * x)};
-    }
-    case 2: {
-      const float u = 0.79788456f * (x + 0.044715f * x * x * x), t = tanhf(u);
-      const float du = 0.79788456f * (1 + 3 * 0.044715f * x * x);
-      return {0.5f * x * (1 + t), 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * du};
-    }
-    default:
-      return {x > 0 ? x : 0, x > 0 ? 1.f : 0.f};
-  }
-}
-
 template <typename T>
 __global__ void activation_forward_kernel(int activation, Rows out, Rows gate, Rows up) {
   for (int64_t r = blockIdx.x; r < gate.rows; r += gridDim.x) {
@@ -378,6 +367,10 @@ void norm_forward(bool layer, const Rows& out, float* stats, int64_t stats_strid
                   const void* weight, const void* bias, float eps, Element type,
                   cudaStream_t stream) {
   if (x.rows == 0) return;
+  if (type == Element::kBF16 &&
+      wide_norm_forward(layer, out, stats, stats_stride, x, weight, bias, eps, stream)) {
+    return;
+  }
   by_activation_type(type, [&](auto zero) {
     using T = decltype(zero);
     norm_forward_kernel<T><<<blocks_for(x.rows, kWarps, INT32_MAX), kThreads, 0, stream>>>(
@@ -442,6 +435,10 @@ void rope(const Rows& x, int64_t heads, const float* table, int64_t table_stride
           int64_t table_rows, const int32_t* positions, bool inverse, Element type, ErrorFlag error,
           cudaStream_t stream) {
   if (x.rows == 0) return;
+  if (type == Element::kBF16 && wide_rope(x, heads, table, table_stride, half, table_rows,
+                                          positions, inverse, error, stream)) {
+    return;
+  }
   by_activation_type(type, [&](auto zero) {
     rope_kernel<decltype(zero)><<<blocks_for(x.rows, kWarps), kThreads, 0, stream>>>(
         x, heads, table, table_stride, half, table_rows, positions, inverse, error);
@@ -451,6 +448,7 @@ void rope(const Rows& x, int64_t heads, const float* table, int64_t table_stride
 void activation_forward(int activation, const Rows& out, const Rows& gate, const Rows& up,
                         Element type, cudaStream_t stream) {
   if (gate.rows == 0) return;
+  if (type == Element::kBF16 && wide_activation_forward(activation, out, gate, up, stream)) return;
   by_activation_type(type, [&](auto zero) {
     activation_forward_kernel<decltype(zero)>
         <<<blocks_for(gate.rows, 1), threads_for(gate.cols), 0, stream>>>(activation, out, gate,
@@ -461,6 +459,10 @@ void activation_forward(int activation, const Rows& out, const Rows& gate, const
 void activation_backward(int activation, const Rows& dgate, const Rows& dup, const Rows& dout,
                          const Rows& gate, const Rows& up, Element type, cudaStream_t stream) {
   if (gate.rows == 0) return;
+  if (type == Element::kBF16 &&
+      wide_activation_backward(activation, dgate, dup, dout, gate, up, stream)) {
+    return;
+  }
   by_activation_type(type, [&](auto zero) {
     activation_backward_kernel<decltype(zero)>
         <<<blocks_for(gate.rows, 1), threads_for(gate.cols), 0, stream>>>(activation, dgate, dup,
