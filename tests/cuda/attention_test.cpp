@@ -190,11 +190,9 @@ TEST_F(CudaAttention, EqualBitsOverRepeats) {
 // Chunks over shuffled pages, written by kv_write, with dead blocks released: the rows of the whole
 // call. One row at a time takes the road of split keys.
 TEST_F(CudaAttention, PagesAndChunks) {
-  const std::pair<AttentionPattern, int64_t> shapes[] = {{pattern(64), 64},
-                                                         {pattern(64, 2, 1), 64},
-                                                         {pattern(16, 5, 2, 3), 64},
-                                                         {pattern(64), 128},
-                                                         {pattern(64, 2, 1, 4), 128}};
+  const std::pair<AttentionPattern, int64_t> shapes[] = {
+      {pattern(64), 64},  {pattern(64, 2, 1), 64},    {pattern(16, 5, 2, 3), 64},
+      {pattern(64), 128}, {pattern(64, 3, 2, 5), 64}, {pattern(64, 2, 1, 4), 128}};
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [shape, head_dim] : shapes) {
       for (const int64_t chunk : {1, 100}) {

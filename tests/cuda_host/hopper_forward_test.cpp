@@ -5,6 +5,7 @@
 #include <set>
 #include <vector>
 
+#include "longgen/backend/cuda/attention/hopper/decode_args.h"
 #include "longgen/backend/cuda/attention/hopper/forward_plan.h"
 #include "longgen/backend/cuda/attention/hopper/key_walk.cuh"
 #include "longgen/pattern/pattern.h"
@@ -103,6 +104,28 @@ TEST(HopperForward, OtherHeadAndBlockSizesStayOnTheOtherKernels) {
   EXPECT_TRUE(takes(128, 6));
   EXPECT_FALSE(takes(96, 6));
   EXPECT_FALSE(takes(128, 5));
+}
+
+TEST(HopperDecode, PiecesFillTheProcessorsButHaveTwoBlocks) {
+  EXPECT_EQ(decode_pieces(32, 2048, 132), 33);  // eight times the processors
+  EXPECT_EQ(decode_pieces(8, 2048, 132), 16);
+  EXPECT_EQ(decode_pieces(32, 33, 132), 3);  // clusters
+  EXPECT_EQ(decode_pieces(8, 33, 132), 8);
+  EXPECT_EQ(decode_pieces(8, 9, 132), 4);
+  EXPECT_EQ(decode_pieces(1, 1 << 20, 132), kMostPieces);
+  EXPECT_EQ(decode_pieces(500, 2048, 132), 1);
+  EXPECT_EQ(decode_pieces(1, 1, 132), 1);
+}
+
+TEST(HopperDecode, TakesSixteenPackedRows) {
+  ForwardArgs call{.group = 4, .head_dim = 128};
+  EXPECT_TRUE(takes_decode(call, 4));
+  EXPECT_FALSE(takes_decode(call, 5));
+  call.head_dim = 80;
+  EXPECT_FALSE(takes_decode(call, 1));
+  call.head_dim = 64;
+  call.pattern.block_shift = 5;
+  EXPECT_FALSE(takes_decode(call, 1));
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "longgen/backend/backend.h"
+#include "longgen/backend/cuda/attention/hopper/decode_args.h"
 #include "longgen/backend/cuda/attention/launch.h"
 #include "longgen/backend/cuda/copy_queue.h"
 #include "longgen/backend/cuda/launch.h"
@@ -116,6 +117,7 @@ class CudaBackend : public Backend, public DeviceQueue {
   PatternArgs pattern_args(const AttentionPattern& pattern, int64_t kv_heads,
                            int64_t kv_head_begin);
   SequenceArgs sequence_args(const AttentionSequence& sequence);
+  void attention_decode(hopper::DecodeArgs args);
 
   Device device_;
   CudaMemory memory_;
@@ -125,8 +127,9 @@ class CudaBackend : public Backend, public DeviceQueue {
   CopyQueue copies_;
   Steps steps_;
   Uploads uploads_;
-  Buffer scratch_;     // partial sums, numbers on their way to the host
-  Buffer error_flag_;  // int: see ErrorFlag
+  Buffer scratch_;        // partial sums, numbers on their way to the host
+  Buffer error_flag_;     // int: see ErrorFlag
+  Buffer arrived_{4096};  // see hopper::DecodeArgs; 0 between launches
 };
 
 // Rows of x, whatever its rank: a contiguous tensor is cut into rows that suit the kernels. Throws

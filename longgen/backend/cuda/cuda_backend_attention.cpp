@@ -5,6 +5,7 @@
 
 #include "longgen/backend/attention_checks.h"
 #include "longgen/backend/cuda/attention/hopper/backward.h"
+#include "longgen/backend/cuda/attention/hopper/decode_args.h"
 #include "longgen/backend/cuda/attention/hopper/forward_plan.h"
 #include "longgen/backend/cuda/attention/work_list.h"
 #include "longgen/backend/cuda/cuda_backend.h"
@@ -34,6 +35,20 @@ void check_reach(int64_t head_dim, const AttentionSequence& s) {
               s.kv.length <= INT32_MAX / 2,
           "cuda attention: queries at positions [{}, {}) and {} keys in a sequence",
           s.first_position, s.first_position + s.row_count, s.kv.length);
+}
+
+// Of hopper/: the kernel for up to 16 packed rows.
+std::optional<hopper::DecodeArgs> decode_args(const ForwardArgs& f,
+                                              std::span<const SequenceArgs> sequences,
+                                              int64_t key_tiles, int processors) {
+  int64_t rows = 0;
+  for (const SequenceArgs& s : sequences) rows = std::max(rows, s.row_count);
+  if (!hopper::takes_decode(f, rows)) return std::nullopt;
+  const auto count = static_cast<int32_t>(sequences.size());
+  return hopper::DecodeArgs{
+      .call = f,
+      .sequences = count,
+      .pieces = hopper::decode_pieces(int64_t{count} * f.kv_heads, key_tiles, processors)};
 }
 
 // wgmma and TMA (hopper/), or the first kernels: those pack the heads of a group into one tile and
@@ -162,22 +177,26 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
                 .scale = static_cast<float>(a.scale)};
   const int64_t blocks = f.tile_count * a.kv_heads;
   std::optional<hopper::HopperForwardArgs> on_hopper;
+  std::optional<hopper::DecodeArgs> decode;
   if (mma) {
     int64_t visible = (longest + kTileRows - 1) / kTileRows;
     if (!a.pattern->is_full()) {
       visible = a.pattern->tokens_kept(longest, a.kv_head_begin) / kTileRows;
     }
     f.splits = key_splits(blocks, device_.processors, visible, kLeastTilesPerSplit);
-    if (runs_on_hopper_kernel(f, sequences, visible, device_.processors)) {
+    decode = decode_args(f, sequences, visible, device_.processors);
+    if (!decode && runs_on_hopper_kernel(f, sequences, visible, device_.processors)) {
       on_hopper = hopper_args(a, f, sequences, device_.processors, uploads_);
     }
   }
   if (collected("attention", a.out, a.lse, a.q, a.kv_dtype, a.kv_heads, a.pattern->block_size,
                 a.pattern->sink_blocks, a.pattern->local_blocks, a.pattern->stride, a.scale,
-                f.tile_count, mma, f.splits, on_hopper ? on_hopper->call.tile_count : -1)) {
+                f.tile_count, mma, f.splits, on_hopper ? on_hopper->call.tile_count : -1,
+                decode ? decode->pieces : -1)) {
     return;
   }
   if (!mma) return attention_forward_simple(f, a.q.dtype() == DType::kBF16, stream_.get());
+  if (decode) return attention_decode(*decode);
   if (on_hopper) {
     return f.head_dim == 128 ? hopper::launch_forward<128>(*on_hopper, stream_.get())
                              : hopper::launch_forward<64>(*on_hopper, stream_.get());
@@ -186,6 +205,19 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
   require(f.splits == 1 || f.splits * blocks * kTileRows * (f.head_dim + 2) * 4 <= scratch_.bytes(),
           "cuda attention: {} pieces of {} tiles do not fit", f.splits, blocks);
   attention_forward_mma(f, stream_.get());
+}
+
+void CudaBackend::attention_decode(hopper::DecodeArgs d) {
+  const int64_t heads = int64_t{d.sequences} * d.call.kv_heads;
+  if (d.pieces > 1) {
+    require(hopper::decode_partial_bytes(heads, d.pieces, d.call.head_dim) <= scratch_.bytes() &&
+                heads * static_cast<int64_t>(sizeof(uint32_t)) <= arrived_.bytes(),
+            "cuda attention: {} pieces of {} heads do not fit", d.pieces, heads);
+    d.call.partials = scratch_.get<float>();
+    d.arrived = arrived_.get<uint32_t>();
+  }
+  return d.call.head_dim == 128 ? hopper::launch_decode<128>(d, stream_.get())
+                                : hopper::launch_decode<64>(d, stream_.get());
 }
 
 int64_t CudaBackend::attention_backward_workspace_bytes(const AttentionShape& shape) const {

@@ -90,6 +90,22 @@ __device__ inline void named_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// All threads of the cluster's blocks; what they wrote to shared memory is seen.
+__device__ inline void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+// Of the cluster's block `rank`, from what has this address in every block's shared memory.
+__device__ inline float load_of_block(uint32_t shared_address, int rank) {
+  uint32_t address;
+  float x;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(address)
+               : "r"(shared_address), "r"(rank));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+  return x;
+}
+
 // Registers a thread of this warpgroup has from here on: a multiple of 8, 24 to 240; once, in the
 // warpgroup's own branch. The kernel needs __launch_bounds__(threads, 1).
 template <int kRegisters>

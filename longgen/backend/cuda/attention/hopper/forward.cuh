@@ -9,6 +9,8 @@
 // latter. Warpgroups take turns at issuing, so that one's softmax runs under another's products.
 #pragma once
 
+#include <climits>
+
 #include "longgen/backend/cuda/attention/hopper/softmax.cuh"
 #include "longgen/backend/cuda/attention/hopper/tma.cuh"
 
@@ -19,14 +21,14 @@ using Bf16 = __nv_bfloat16;
 inline constexpr int kKeys = 2 * kBlock;  // of a step
 
 // kTurns: warpgroups take turns at issuing products. kLazy: a row's maximum stays until a score
-// exceeds it by this many powers of two, and with it the scale of the sums.
+// exceeds it by this many powers of two, and with it the scale of the sums. kEarly: the values of a
+// step are waited for before the exponentials of the next rather than after.
 template <int D_, int kGroups_, int kStages_, bool kTurns_ = true, int kLazy_ = 0,
-          bool kNarrow_ = true, bool kHeldQueries_ = false>
+          bool kEarly_ = false, int kPolynomial_ = 0>
 struct ForwardConfig {
   static constexpr int D = D_, kGroups = kGroups_, kStages = kStages_;
-  static constexpr bool kTurns = kTurns_;
-  static constexpr int kLazy = kLazy_;
-  static constexpr bool kNarrow = kNarrow_, kHeldQueries = kHeldQueries_;
+  static constexpr bool kTurns = kTurns_, kEarly = kEarly_;
+  static constexpr int kLazy = kLazy_, kPolynomial = kPolynomial_;
   static constexpr int kConsumerRegisters = kGroups == 2 ? 240 : 160;
   static constexpr int kProducerRegisters = kGroups == 2 ? 24 : 32;
   static constexpr int kRows = kGroups * kBlock;
@@ -194,18 +196,15 @@ struct Consumer {
   const int warp = warp_index() % 4;
   RingPlace<C::kStages> place;  // of the step that is fetched next
   RingPlace<2> slot;            // of the item being worked on
-  int releasing = -1;           // slot whose output is on its way out of shared memory
+  static constexpr int kNotYet = INT_MIN;
+  int peeked = kNotYet;  // the word of the stage at `place`
+  int releasing = -1;    // slot whose output is on its way out of shared memory
 
   struct Work {
     float scores[kKeys / 2], out[D / 2], shrink[2];
-    uint32_t p[kKeys / 4], q[C::kHeldQueries ? D / 4 : 1];
+    uint32_t p[kKeys / 4];
     RowState state;
   };
-  // The first kCount of an array.
-  template <int kCount, typename T, int kAll>
-  __device__ static T (&part(T (&all)[kAll]))[kCount] {
-    return *reinterpret_cast<T(*)[kCount]>(&all);
-  }
 
   __device__ void begin_turn() {
     if (C::kTurns) named_sync(kFirstTurn + group, 2 * kWarpgroup);
@@ -217,13 +216,22 @@ struct Consumer {
     if (lane == 0) empty.arrive();
   }
 
+  // If the stage at `place` is full: its word, else kNotYet. Saves time when fetch() comes.
+  __device__ void peek() {
+    peeked = shared.k_full[place.stage].is_done(place.parity) ? shared.steps[place.stage] : kNotYet;
+  }
   // The bits of the next step that concerns this warpgroup, or kEnd.
   __device__ int fetch() {
     for (;;) {
-      // The next stage may be waiting for the slot that this warpgroup has not given back.
-      if (releasing >= 0 && !shared.k_full[place.stage].is_done(place.parity)) release_slot();
-      shared.k_full[place.stage].wait(place.parity);
-      const int word = uniform(shared.steps[place.stage]);
+      int word = peeked;
+      peeked = kNotYet;
+      if (word == kNotYet) {
+        // The next stage may be waiting for the slot that this warpgroup has not given back.
+        if (releasing >= 0 && !shared.k_full[place.stage].is_done(place.parity)) release_slot();
+        shared.k_full[place.stage].wait(place.parity);
+        word = shared.steps[place.stage];
+      }
+      word = uniform(word);
       if (word == kEnd) return kEnd;
       const int bits = word >> (8 * group) & 0xff;
       if ((bits & kSeesBoth) != 0) return bits;
@@ -236,55 +244,29 @@ struct Consumer {
     }
   }
 
-  // kWidth keys of the stage at `place`: all 128, or those of the block that is seen.
-  template <int kWidth>
-  __device__ void issue_scores(Work& w, int bits) {
-    const int skipped = kWidth < kKeys && (bits & kSeesSecond) != 0 ? kBlock : 0;
-    const ByRows<kKeys> keys(shared.keys[place.stage] + skipped * kPanelColumns);
-    if constexpr (C::kHeldQueries) {
-      multiply<kWidth, D / 16>(part<kWidth / 2>(w.scores), w.q, keys, false);
-    } else {
-      const ByRows<C::kRows> q(shared.q[slot.stage] + group * kBlock * kPanelColumns);
-      multiply<kWidth, D / 16>(part<kWidth / 2>(w.scores), q, keys, false);
-    }
+  __device__ void issue_scores(Work& w) {
+    const ByRows<C::kRows> q(shared.q[slot.stage] + group * kBlock * kPanelColumns);
+    const ByRows<kKeys> keys(shared.keys[place.stage]);
+    multiply<kKeys, D / 16>(w.scores, q, keys, false);
     commit_products();
   }
-  // Waits for the queries of the item at `slot`.
-  __device__ void take_queries(Work& w) {
-    shared.q_full[slot.stage].wait(slot.parity);
-    if constexpr (C::kHeldQueries) {
-      const int row = group * kBlock + warp * 16 + lane % 16;
-      const Bf16* from = shared.q[slot.stage] + row * kPanelColumns;
+  __device__ void issue_values(Work& w, int stage, bool add) {
+    const ByColumns<kKeys> values(shared.values[stage]);
+    multiply<D, kKeys / 16>(w.out, w.p, values, add);
+    commit_products();
+  }
+  // Masks, and finds the maxima.
+  __device__ void begin_softmax(Work& w, int bits) {
+    if ((bits & (kSeesBoth | kHasDiagonal)) != kSeesBoth) mask_scores(w.scores, bits);
+    raise_tops<C::kLazy>(w.scores, w.state, w.shrink, args.call.scale * kLog2E);
+  }
+  __device__ void end_softmax(Work& w) {
+    exponentials<C::kPolynomial>(w.scores, w.state, args.call.scale * kLog2E);
+  }
+  __device__ void shrink_out(Work& w) {
+    if (C::kLazy > 0 && !__any_sync(0xffffffffu, w.shrink[0] != 1 || w.shrink[1] != 1)) return;
 #pragma unroll
-      for (int k = 0; k < D / 16; ++k) {
-        const int chunk = (k * 2 + lane / 16) % 8;
-        const Bf16* at = from + k / 4 * C::kRows * kPanelColumns + ((chunk ^ (row % 8)) * 8);
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(w.q[k * 4]), "=r"(w.q[k * 4 + 1]), "=r"(w.q[k * 4 + 2]),
-                       "=r"(w.q[k * 4 + 3])
-                     : "r"(shared_address(at))
-                     : "memory");
-      }
-    }
-  }
-  template <int kWidth>
-  __device__ void issue_values(Work& w, int stage, int bits, bool add) {
-    const int skipped = kWidth < kKeys && (bits & kSeesSecond) != 0 ? kBlock : 0;
-    const ByColumns<kKeys> values(shared.values[stage] + skipped * kPanelColumns);
-    multiply<D, kWidth / 16>(w.out, part<kWidth / 4>(w.p), values, add);
-    commit_products();
-  }
-  template <int kWidth>
-  __device__ void soften(Work& w, int bits) {
-    auto& scores = part<kWidth / 2>(w.scores);
-    const bool whole = kWidth == kKeys ? (bits & (kSeesBoth | kHasDiagonal)) == kSeesBoth
-                                       : (bits & kHasDiagonal) == 0;
-    if (!whole) mask_scores(scores, bits);
-    exponentials<C::kLazy>(scores, w.state, w.shrink, args.call.scale * kLog2E);
-  }
-  template <int kWidth>
-  __device__ void pack(Work& w) {
-    pack_left(part<kWidth / 4>(w.p), part<kWidth / 2>(w.scores));
+    for (int i = 0; i < D / 2; ++i) w.out[i] *= w.shrink[i / 2 % 2];
   }
 
   __device__ void release_slot() {
@@ -296,16 +278,20 @@ struct Consumer {
     releasing = -1;
   }
 
+  __device__ void end_values(Work& w, int stage) {
+    wait_products<0>();
+    hold(w.out);
+    hold(w.p);
+    release(shared.v_empty[stage]);
+    release_slot();
+  }
+
   // Writes a finished tile through the shared memory of its queries.
   __device__ void store_tile(float (&out)[D / 2], const RowState& state, int at);
   __device__ void store_rows(const ItemInfo& info, const uint32_t (&packed)[D / 4]);
-  template <int kNow, int kNext>
-  __device__ void step(Work& w, const RingPlace<C::kStages>& now, int now_bits, int next_bits);
-  template <int kWidth>
   __device__ void begin(Work& w, int bits);
-  template <int kWidth>
-  __device__ void finish(Work& w, const RingPlace<C::kStages>& now, int bits);
-  __device__ bool is_narrow(int bits) { return C::kNarrow && !is_wide(bits); }
+  __device__ void step(Work& w, const RingPlace<C::kStages>& now, bool now_begins, int next_bits);
+  __device__ void finish(Work& w, const RingPlace<C::kStages>& now, bool now_begins);
   __device__ void run();
 };
 
@@ -334,12 +320,12 @@ __device__ void Consumer<C>::store_tile(float (&out)[D / 2], const RowState& sta
     float sum = state.sum[lower];
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    inverse[lower] = 1 / sum;
+    inverse[lower] = __fdividef(1, sum);
     const int row = warp_row + lane / 4 + 8 * lower;
     if (args.call.lse != nullptr && lane % 4 == 0 && row >= info.valid_begin &&
         row < info.valid_end) {
       args.call.lse[info.head * args.call.lse_head + info.first_row + row] =
-          state.top[lower] * args.call.scale + logf(sum);
+          state.top[lower] * args.call.scale + __logf(sum);
     }
   }
   uint32_t packed[D / 4];  // [n][lower]: two columns of a group of 8
@@ -381,70 +367,75 @@ __device__ void Consumer<C>::store_tile(float (&out)[D / 2], const RowState& sta
 
 // The first step of all.
 template <typename C>
-template <int kWidth>
 __device__ __forceinline__ void Consumer<C>::begin(Work& w, int bits) {
   begin_turn();
   fence_products();
-  issue_scores<kWidth>(w, bits);
+  issue_scores(w);
   end_turn();
   wait_products<0>();
   hold(w.scores);
   release(shared.k_empty[place.stage]);
-  soften<kWidth>(w, bits);
-  pack<kWidth>(w);
+  begin_softmax(w, bits);
+  end_softmax(w);
+  pack_left(w.p, w.scores);
 }
 
-// Values of the step at `now` (kNow keys, probabilities in w.p) under the scores and the softmax of
-// the next, whose keys are at `place` (kNext of them).
+// Values of the step at `now`, whose probabilities are in w.p, and scores and softmax of the next,
+// whose keys are at `place`.
 template <typename C>
-template <int kNow, int kNext>
 __device__ __forceinline__ void Consumer<C>::step(Work& w, const RingPlace<C::kStages>& now,
-                                                  int now_bits, int next_bits) {
-  const int old_slot = slot.stage;
+                                                  bool now_begins, int next_bits) {
+  const int old_slot = slot.stage, next_stage = place.stage;
   const bool next_begins = (next_bits & kBeginsTile) != 0;
   if (next_begins) {
     slot.advance();
-    take_queries(w);
+    shared.q_full[slot.stage].wait(slot.parity);
   }
   begin_turn();
   hold(w.p);
-  hold(w.q);
   fence_products();
-  issue_scores<kNext>(w, next_bits);
+  issue_scores(w);
   shared.v_full[now.stage].wait(now.parity);
   fence_products();
-  issue_values<kNow>(w, now.stage, now_bits, (now_bits & kBeginsTile) == 0);
+  issue_values(w, now.stage, !now_begins);
   end_turn();
+  place.advance();
   wait_products<1>();
   hold(w.scores);
-  release(shared.k_empty[place.stage]);
+  release(shared.k_empty[next_stage]);
   const RowState finished = w.state;
   if (next_begins) w.state = {{-INFINITY, -INFINITY}, {0, 0}};
-  soften<kNext>(w, next_bits);
-  wait_products<0>();
-  hold(w.out);
-  hold(w.p);
-  release(shared.v_empty[now.stage]);
-  release_slot();
-  if (next_begins) {
-    store_tile(w.out, finished, old_slot);
-  } else if (C::kLazy == 0 || __any_sync(0xffffffffu, w.shrink[0] != 1 || w.shrink[1] != 1)) {
-#pragma unroll
-    for (int i = 0; i < D / 2; ++i) w.out[i] *= w.shrink[i / 2 % 2];
+  begin_softmax(w, next_bits);
+  if (C::kEarly) {
+    end_values(w, now.stage);
+    if (next_begins) {
+      store_tile(w.out, finished, old_slot);
+    } else {
+      shrink_out(w);
+    }
   }
-  pack<kNext>(w);
+  peek();
+  end_softmax(w);
+  if (!C::kEarly) {
+    end_values(w, now.stage);
+    if (next_begins) {
+      store_tile(w.out, finished, old_slot);
+    } else {
+      shrink_out(w);
+    }
+  }
+  pack_left(w.p, w.scores);
 }
 
 // Values of the last step of all.
 template <typename C>
-template <int kWidth>
 __device__ __forceinline__ void Consumer<C>::finish(Work& w, const RingPlace<C::kStages>& now,
-                                                    int bits) {
+                                                    bool now_begins) {
   begin_turn();
   shared.v_full[now.stage].wait(now.parity);
   hold(w.p);
   fence_products();
-  issue_values<kWidth>(w, now.stage, bits, (bits & kBeginsTile) == 0);
+  issue_values(w, now.stage, !now_begins);
   if (group + 1 < C::kGroups) end_turn();
   wait_products<0>();
   hold(w.out);
@@ -455,42 +446,25 @@ __device__ __forceinline__ void Consumer<C>::finish(Work& w, const RingPlace<C::
 
 template <typename C>
 __device__ void Consumer<C>::run() {
-  constexpr int kHalf = C::kNarrow ? kBlock : kKeys;
   Work w;
   w.state = {{-INFINITY, -INFINITY}, {0, 0}};
   int bits = fetch();
   if (bits == kEnd) return;
   if (C::kTurns && group == C::kGroups - 1) named_arrive(kFirstTurn, 2 * kWarpgroup);
-  take_queries(w);
-  if (is_narrow(bits)) {
-    begin<kHalf>(w, bits);
-  } else {
-    begin<kKeys>(w, bits);
-  }
-  RingPlace<C::kStages> now;
+  shared.q_full[slot.stage].wait(slot.parity);
+  begin(w, bits);
+  bool begins = true;
+  RingPlace<C::kStages> now = place;
+  place.advance();
   for (;;) {
-    now = place;
-    place.advance();
-    const int next = fetch();
-    if (next == kEnd) break;
-    if (is_narrow(bits)) {
-      if (is_narrow(next)) {
-        step<kHalf, kHalf>(w, now, bits, next);
-      } else {
-        step<kHalf, kKeys>(w, now, bits, next);
-      }
-    } else if (is_narrow(next)) {
-      step<kKeys, kHalf>(w, now, bits, next);
-    } else {
-      step<kKeys, kKeys>(w, now, bits, next);
-    }
-    bits = next;
+    bits = fetch();
+    if (bits == kEnd) break;
+    const RingPlace<C::kStages> next = place;
+    step(w, now, begins, bits);
+    begins = (bits & kBeginsTile) != 0;
+    now = next;
   }
-  if (is_narrow(bits)) {
-    finish<kHalf>(w, now, bits);
-  } else {
-    finish<kKeys>(w, now, bits);
-  }
+  finish(w, now, begins);
 }
 
 template <typename C>

@@ -2,7 +2,7 @@
 
 namespace longgen::cuda::hopper {
 
-using Config = ForwardConfig<128, 2, 2, true, 0, false>;
+using Config = ForwardConfig<128, 2, 2, true, 8>;
 static_assert(Config::kRows == tile_rows(128));
 
 template <>

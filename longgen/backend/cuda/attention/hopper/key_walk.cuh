@@ -75,7 +75,5 @@ __host__ __device__ inline int step_bits(const BlockPattern& pattern, int query_
   if (second == query_block) bits |= kSecondIsDiagonal;
   return bits;
 }
-// The one block that a warpgroup sees of a pair is enough work for a narrow step.
-__host__ __device__ inline bool is_wide(int bits) { return (bits & kSeesBoth) == kSeesBoth; }
 
 }  // namespace longgen::cuda::hopper

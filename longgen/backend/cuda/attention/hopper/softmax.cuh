@@ -14,6 +14,20 @@ __device__ inline float exp2_fast(float x) {
   return y;
 }
 
+// The same in the units of multiply-adds, of which there are more: 2^x for x <= 0, with a relative
+// error of 7.5e-5 (a bf16 has 2e-3), next to 0 below -125. 2^rest by a polynomial of least
+// greatest error on [-0.5, 0.5]; the whole part goes into the exponent.
+__device__ inline float exp2_polynomial(float x) {
+  constexpr float kToWhole = 12582912;  // 1.5 * 2^23: what is added to it is rounded to a whole
+  x = fmaxf(x, -125);
+  const float shifted = x + kToWhole;
+  const float rest = x - (shifted - kToWhole);
+  float y = fmaf(0.05517167f, rest, 0.24261114f);
+  y = fmaf(y, rest, 0.69326099f);
+  y = fmaf(y, rest, 0.99992807f);
+  return __int_as_float(__float_as_int(y) + (__float_as_int(shifted) << 23));
+}
+
 // Of the two rows (lane / 4 and 8 below) of which a thread has a quarter: the greatest score so
 // far, and this thread's part of the sum of exponentials.
 struct RowState {
@@ -39,46 +53,62 @@ __device__ inline void mask_block(float* scores, bool seen, bool diagonal) {
     }
   }
 }
-// A step is wide, with two key blocks, or narrow, with the only one that is seen.
 __device__ inline void mask_scores(float (&scores)[64], int bits) {
   mask_block(scores, bits & kSeesFirst, bits & kFirstIsDiagonal);
   mask_block(scores + 32, bits & kSeesSecond, bits & kSecondIsDiagonal);
 }
-__device__ inline void mask_scores(float (&scores)[32], int bits) {
-  mask_block(scores, true, true);
-}
 
-// Scores become exponentials relative to the new maxima; `shrink` is what earlier sums are to be
-// multiplied by. Every row has seen a key by the end of its first step, so no maximum is -inf.
-// With kLazy > 0 a maximum stays until it is exceeded by a factor of more than 2^kLazy.
+// New maxima of the rows; `shrink` is what earlier sums are to be multiplied by. Every row has seen
+// a key by the end of its first step, so no maximum is -inf. With kLazy > 0 a maximum stays until
+// it is exceeded by a factor of more than 2^kLazy.
 template <int kLazy, int kCount>
-__device__ void exponentials(float (&scores)[kCount], RowState& state, float (&shrink)[2],
-                             float scale_log2) {
+__device__ void raise_tops(const float (&scores)[kCount], RowState& state, float (&shrink)[2],
+                           float scale_log2) {
+  // Several chains for each row: one alone would wait for itself.
+  constexpr int kChains = 4;
+  float highest[2][kChains];
+#pragma unroll
+  for (int i = 0; i < 2 * kChains; ++i) {
+    highest[i % 2][i / 2] = fmaxf(scores[i / 2 * 4 + i % 2 * 2], scores[i / 2 * 4 + i % 2 * 2 + 1]);
+  }
+#pragma unroll
+  for (int n = kChains; n < kCount / 4; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      highest[i / 2][n % kChains] = fmaxf(highest[i / 2][n % kChains], scores[n * 4 + i]);
+    }
+  }
 #pragma unroll
   for (int lower = 0; lower < 2; ++lower) {
-    float top = scores[lower * 2];
-#pragma unroll
-    for (int n = 0; n < kCount / 4; ++n) {
-      top = fmaxf(top, fmaxf(scores[n * 4 + lower * 2], scores[n * 4 + lower * 2 + 1]));
-    }
+    float top = fmaxf(fmaxf(highest[lower][0], highest[lower][1]),
+                      fmaxf(highest[lower][2], highest[lower][3]));
     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
     top = fmaxf(top, state.top[lower]);
     if (kLazy > 0 && (top - state.top[lower]) * scale_log2 <= kLazy) top = state.top[lower];
     shrink[lower] = exp2_fast((state.top[lower] - top) * scale_log2);
     state.top[lower] = top;
-    const float base = top * scale_log2;
-    float sum = 0;
-#pragma unroll
-    for (int n = 0; n < kCount / 4; ++n) {
-#pragma unroll
-      for (int i = lower * 2; i < lower * 2 + 2; ++i) {
-        scores[n * 4 + i] = exp2_fast(fmaf(scores[n * 4 + i], scale_log2, -base));
-        sum += scores[n * 4 + i];
-      }
-    }
-    state.sum[lower] = state.sum[lower] * shrink[lower] + sum;
+    state.sum[lower] *= shrink[lower];
   }
+}
+
+// Scores become exponentials relative to the maxima, and are added to the sums. kPolynomial of 16
+// are taken by exp2_polynomial.
+template <int kPolynomial, int kCount>
+__device__ void exponentials(float (&scores)[kCount], RowState& state, float scale_log2) {
+  const float base[2] = {state.top[0] * scale_log2, state.top[1] * scale_log2};
+  float sums[2][2] = {};
+#pragma unroll
+  for (int n = 0; n < kCount / 4; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float x = fmaf(scores[n * 4 + i], scale_log2, -base[i / 2]);
+      scores[n * 4 + i] = n * kPolynomial % 16 < kPolynomial ? exp2_polynomial(x) : exp2_fast(x);
+      sums[i / 2][i % 2] += scores[n * 4 + i];
+    }
+  }
+#pragma unroll
+  for (int lower = 0; lower < 2; ++lower) state.sum[lower] += sums[lower][0] + sums[lower][1];
 }
 
 }  // namespace longgen::cuda::hopper

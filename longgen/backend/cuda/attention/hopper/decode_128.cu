@@ -1,0 +1,10 @@
+#include "longgen/backend/cuda/attention/hopper/decode.cuh"
+
+namespace longgen::cuda::hopper {
+
+template <>
+void launch_decode<128>(const DecodeArgs& args, cudaStream_t stream) {
+  launch_decode_kernel<128>(args, stream);
+}
+
+}  // namespace longgen::cuda::hopper

@@ -1,0 +1,10 @@
+#include "longgen/backend/cuda/attention/hopper/decode.cuh"
+
+namespace longgen::cuda::hopper {
+
+template <>
+void launch_decode<64>(const DecodeArgs& args, cudaStream_t stream) {
+  launch_decode_kernel<64>(args, stream);
+}
+
+}  // namespace longgen::cuda::hopper
