@@ -15,7 +15,7 @@ BpeMerges::BpeMerges(std::vector<Rule> rules) : rules_(std::move(rules)) {
     slot = {key, rank};
   }
   ranks_grow_ = ranks_grow();
-  cuts_ = ranks_grow_ && note_joints();
+  cuts_ = note_joints();
 }
 
 size_t BpeMerges::slot_of(uint64_t key) const {
@@ -157,23 +157,54 @@ uint32_t BpeMerges::find_rank(std::vector<Place>& places, int32_t at) const {
   return place.rank;
 }
 
-// Notes what symbols rules can join, by the first and the last symbol that a token is made of.
+namespace {
+
+// The first or the last of the symbols that tokens are made of in the end.
+class Ends {
+ public:
+  Ends(const std::vector<BpeMerges::Rule>& rules, int32_t BpeMerges::Rule::*side)
+      : rules_(rules), side_(side) {
+    for (uint32_t rank = 0; rank < rules.size(); ++rank) maker_.emplace(rules[rank].merged, rank);
+  }
+
+  // kNone where a token is made of itself.
+  int32_t of(int32_t token) {
+    path_.clear();
+    for (auto maker = maker_.find(token); maker != maker_.end(); maker = maker_.find(token)) {
+      if (const auto known = known_.find(token); known != known_.end()) {
+        token = known->second;
+        break;
+      }
+      if (path_.size() == rules_.size()) return kNone;
+      path_.push_back(token);
+      token = rules_[maker->second].*side_;
+    }
+    for (const int32_t passed : path_) known_[passed] = token;
+    return token;
+  }
+
+  static constexpr int32_t kNone = -1;
+
+ private:
+  const std::vector<BpeMerges::Rule>& rules_;
+  int32_t BpeMerges::Rule::*side_;
+  std::unordered_map<int32_t, uint32_t> maker_;
+  std::unordered_map<int32_t, int32_t> known_;
+  std::vector<int32_t> path_;
+};
+
+}  // namespace
+
+// Notes what symbols rules can join. False where that cannot be said: a token that is made in two
+// ways of different characters, or of itself, which no training does.
 bool BpeMerges::note_joints() {
-  struct Ends {
-    int32_t first, last;
-  };
-  std::unordered_map<int32_t, Ends> made;
-  const auto ends_of = [&](int32_t token) {
-    const auto found = made.find(token);
-    return found == made.end() ? Ends{token, token} : found->second;
-  };
-  // A token's ends are known before it is taken where ranks grow.
+  Ends first(rules_, &Rule::left), last(rules_, &Rule::right);
   for (const Rule& rule : rules_) {
-    const Ends left = ends_of(rule.left), right = ends_of(rule.right);
-    const auto [ends, fresh] = made.try_emplace(rule.merged, Ends{left.first, right.last});
-    if (!fresh && (ends->second.first != left.first || ends->second.last != right.last))
-      return false;  // two ways to make it: no training does that with different characters
-    const size_t bit = joint_of(left.last, right.first);
+    const int32_t begin = first.of(rule.left), end = last.of(rule.right);
+    const int32_t before = last.of(rule.left), after = first.of(rule.right);
+    if (std::min({begin, end, before, after}) == Ends::kNone) return false;
+    if (begin != first.of(rule.merged) || end != last.of(rule.merged)) return false;
+    const size_t bit = joint_of(before, after);
     joints_[bit / 64] |= uint64_t{1} << bit % 64;
   }
   return true;

@@ -4,11 +4,16 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <set>
+#include <unordered_map>
 
 #include "longgen/base/error.h"
+#include "longgen/tokenizer/bpe_merges.h"
+#include "longgen/tokenizer/characters.h"
 #include "longgen/tokenizer/hf_files.h"
 #include "longgen/tokenizer/scratch_pool.h"
+#include "longgen/tokenizer/sentencepiece_merges.h"
 #include "longgen/tokenizer/utf8.h"
 #include "longgen/tokenizer/word_cache.h"
 
@@ -117,15 +122,77 @@ std::string model_for_library(SentencePieceModel model) {
   return serialise_sentencepiece_model(model, false);
 }
 
+// The pieces of a word by merges, for models that why_merges_differ() has nothing against and that
+// fall back to bytes.
+class MergedPieces {
+ public:
+  explicit MergedPieces(const SentencePieceModel& model) : merges_(rules_of(model)) {
+    for (size_t id = 0; id < model.pieces.size(); ++id) {
+      const auto& piece = model.pieces[id];
+      const auto token = static_cast<int32_t>(id);
+      if (piece.type == PieceType::kByte) bytes_[byte_of_piece(piece.text)] = token;
+      if (piece.type != PieceType::kNormal) continue;
+      if (utf8_step(piece.text).length == piece.text.size())
+        characters_.emplace(code_point(piece.text), token);
+    }
+  }
+
+  void encode(std::string_view word, BpeMerges::Scratch& scratch, std::vector<int32_t>& ids) const {
+    ids.clear();
+    for_each_character(word, [&](char32_t c, std::string_view bytes) {
+      if (c == ' ') {
+        c = code_point(kSpaceMark);
+        bytes = kSpaceMark;
+      }
+      if (const auto known = characters_.find(c); known != characters_.end()) {
+        ids.push_back(known->second);
+      } else {
+        for (const char byte : bytes) ids.push_back(bytes_[static_cast<uint8_t>(byte)]);
+      }
+    });
+    merges_.apply(ids, scratch);
+  }
+
+ private:
+  static std::vector<BpeMerges::Rule> rules_of(const SentencePieceModel& model) {
+    std::unordered_map<std::string_view, int32_t> ids;
+    for (size_t id = 0; id < model.pieces.size(); ++id) {
+      if (model.pieces[id].type == PieceType::kNormal)
+        ids.emplace(model.pieces[id].text, static_cast<int32_t>(id));
+    }
+    std::vector<BpeMerges::Rule> rules;
+    for (const auto& [left, right] : merges_of(model))
+      rules.push_back({ids.at(left), ids.at(right), ids.at(left + right)});
+    return rules;
+  }
+
+  BpeMerges merges_;
+  std::unordered_map<char32_t, int32_t> characters_;
+  std::array<int32_t, 256> bytes_{};
+};
+
+bool has_all_bytes(const SentencePieceModel& model) {
+  std::set<int> bytes;
+  for (const auto& piece : model.pieces) {
+    if (piece.type == PieceType::kByte) bytes.insert(byte_of_piece(piece.text));
+  }
+  return model.byte_fallback && bytes.size() == 256;
+}
+
 class SentencePieceTokenizer : public Tokenizer {
  public:
-  SentencePieceTokenizer(SentencePieceModel model, TokenizerInfo info, const std::string& file)
+  SentencePieceTokenizer(SentencePieceModel model, TokenizerInfo info, const std::string& file,
+                         PieceFinder finder)
       : Tokenizer(complete_info(model, std::move(info), file), file),
         model_(std::move(model)),
         file_(file),
         cuts_(model_) {
-    const auto status = processor_.LoadFromSerializedProto(model_for_library(model_));
-    require(status.ok(), "{}: SentencePiece refuses the vocabulary: {}", file, status.ToString());
+    if (finder == PieceFinder::kFastest && has_all_bytes(model_) &&
+        why_merges_differ(model_, this->info().added).empty()) {
+      merged_.emplace(model_);
+    } else {
+      load_library();
+    }
     byte_ids_.fill(model_.unk);
     for (size_t id = 0; id < model_.pieces.size(); ++id) {
       const auto& piece = model_.pieces[id];
@@ -146,15 +213,22 @@ class SentencePieceTokenizer : public Tokenizer {
  private:
   struct Scratch {
     WordCache cache;
-    std::vector<int> ids;
+    std::vector<int32_t> ids;
+    BpeMerges::Scratch merges;
   };
+
+  void load_library() {
+    const auto status = processor_.LoadFromSerializedProto(model_for_library(model_));
+    require(status.ok(), "{}: SentencePiece refuses the vocabulary: {}", file_, status.ToString());
+  }
 
   void encode_valid(std::string_view text, Scratch& scratch, std::vector<int32_t>& ids) const;
   void encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& ids) const;
 
   SentencePieceModel model_;
   std::string file_;
-  sentencepiece::SentencePieceProcessor processor_;
+  std::optional<MergedPieces> merged_;
+  sentencepiece::SentencePieceProcessor processor_;  // where there are no merges
   std::array<int32_t, 256> byte_ids_{};
   SafeCuts cuts_;
   mutable ScratchPool<Scratch> scratch_;
@@ -196,6 +270,12 @@ void SentencePieceTokenizer::encode_word(std::string_view word, Scratch& scratch
     ids.insert(ids.end(), known, known + count);
     return;
   }
+  if (merged_) {
+    merged_->encode(word, scratch.merges, scratch.ids);
+    ids.insert(ids.end(), scratch.ids.begin(), scratch.ids.end());
+    scratch.cache.insert(word, scratch.ids);
+    return;
+  }
   const auto status = processor_.Encode(word, &scratch.ids);
   require(status.ok(), "{}: SentencePiece cannot encode the text: {}", file_, status.ToString());
   ids.insert(ids.end(), scratch.ids.begin(), scratch.ids.end());
@@ -216,10 +296,10 @@ void add_control_pieces(const SentencePieceModel& model, TokenizerInfo& info) {
 }
 
 std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceModel model,
-                                                        TokenizerInfo info,
-                                                        const std::string& file) {
+                                                        TokenizerInfo info, const std::string& file,
+                                                        PieceFinder finder) {
   check_pieces(model, file);
-  return std::make_unique<SentencePieceTokenizer>(std::move(model), std::move(info), file);
+  return std::make_unique<SentencePieceTokenizer>(std::move(model), std::move(info), file, finder);
 }
 
 }  // namespace longgen::tokenizer

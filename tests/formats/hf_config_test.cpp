@@ -150,6 +150,14 @@ struct Absurd {
   const char* expected;
 };
 
+TEST(HfConfigHostile, MoreParametersThanCanBeCountedAreAnError) {
+  TestJson json = with("vocab_size", 2147483647);
+  json["hidden_size"] = 2147483647;
+  json["head_dim"] = 16;
+  json["tie_word_embeddings"] = false;
+  EXPECT_THAT(read_error(json), HasSubstr("c.json: the sizes of the model give more parameters"));
+}
+
 TEST(HfConfigHostile, AbsurdValuesAreErrorsThatNameTheField) {
   const std::vector<Absurd> cases = {
       {"model_type", "gpt2", "model_type \"gpt2\" is not supported; supported are llama, mistral"},

@@ -168,8 +168,10 @@ void run_sentencepiece(std::string_view bytes) {
     info.pad = model.pad;
     info.unk = model.unk;
     add_control_pieces(model, info);
+    const auto library = make_sentencepiece_tokenizer(model, info, kFile, PieceFinder::kLibrary);
+    use(*library, kText);
     const auto tokenizer = make_sentencepiece_tokenizer(std::move(model), std::move(info), kFile);
-    use(*tokenizer, kText);
+    check(tokenizer->encode(kText) == library->encode(kText), "merges find libsentencepiece's ids");
     check_saving(*tokenizer, kText);
   });
 }

@@ -61,6 +61,44 @@ TEST(SentencePiece, AControlTokenOfOneCharacterIsTextLikeAnyOther) {
   EXPECT_EQ(tokenizer->encode("ab", {.parse_special = true}), (Ids{3, 4, 5}));
 }
 
+// Words and noise: the ids are libsentencepiece's, whichever way they are found.
+TEST(SentencePiece, MergesFindWhatTheLibraryFinds) {
+  const fs::path file = tokenizer_file("llama-2-tokenizer.model");
+  if (file.empty()) GTEST_SKIP() << kNoData;
+  const SentencePieceModel model = parse_sentencepiece_model(read_text_file(file), "llama-2");
+  ASSERT_EQ(why_merges_differ(model, {}), "") << "the merges are what is tested";
+  const auto make = [&](PieceFinder finder) {
+    TokenizerInfo info;
+    add_control_pieces(model, info);
+    return make_sentencepiece_tokenizer(model, info, "llama-2", finder);
+  };
+  const auto merges = make(PieceFinder::kFastest), library = make(PieceFinder::kLibrary);
+  static const std::string kParts[] = {"a",
+                                       "e",
+                                       "th",
+                                       "ing",
+                                       "  ",
+                                       " ",
+                                       "\n",
+                                       "Q",
+                                       "xz",
+                                       "1",
+                                       "\xC3\xA9",
+                                       "\xE4\xB8\xAD",
+                                       "::",
+                                       "    ",
+                                       "\xFF",
+                                       kMark,
+                                       "\xF0\x9F\x98\x80",
+                                       "ation"};
+  std::mt19937 random(3);
+  for (int i = 0; i < 3000; ++i) {
+    std::string text;
+    for (unsigned n = random() % 60; n > 0; --n) text += kParts[random() % std::size(kParts)];
+    ASSERT_EQ(merges->encode(text), library->encode(text)) << text;
+  }
+}
+
 struct Odd {
   const char* name;
   std::vector<Piece> pieces;
