@@ -21,6 +21,7 @@ std::string policy_name(const TrainCase& c) {
   std::string name = "recompute none";
   if (c.pass.recompute) name = c.pass.recompute_attention ? "recompute all" : "recompute mlp";
   if (c.pass.keep_outputs == KeptOutputs::kFullLayers) name += ", full outputs kept";
+  if (c.pass.keep_sparse > 0) name += fmt::format(" and {} sparse", c.pass.keep_sparse);
   if (c.pass.keep_outputs == KeptOutputs::kAllLayers) name += ", outputs kept";
   if (c.bf16_state) name += ", bf16 state";
   if (c.pass.offload == Offload::kOutputs) name += ", outputs offloaded";

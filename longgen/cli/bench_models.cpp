@@ -237,7 +237,8 @@ class BenchTrainCommand : public Command {
         ->capture_default_str()
         ->check(CLI::IsMember({"f32", "bf16"}));
     app.add_option("--keep-outputs", keep_outputs_,
-                   "With --recompute all: whose attention outputs are kept: none, full, all")
+                   "With --recompute all: whose attention outputs are kept: none, full, "
+                   "full+N (N sparse layers, too), all")
         ->capture_default_str();
     app.add_option("--offload", offload_, "To the host: none, outputs, activations")
         ->capture_default_str();
@@ -255,7 +256,7 @@ class BenchTrainCommand : public Command {
       bench::TrainCase c{.tokens = tokens, .dtype = bench_dtype(*common_, report.backend())};
       c.pass.recompute = recompute_ != "none";
       c.pass.recompute_attention = recompute_ == "all";
-      c.pass.keep_outputs = train::parse_kept_outputs(keep_outputs_);
+      train::parse_kept_outputs(keep_outputs_, c.pass);
       c.pass.offload = train::parse_offload(offload_);
       c.pass.mlp_chunk = std::min(tokens, mlp_chunk_);
       c.pass.loss_chunk = std::min(tokens, loss_chunk_);

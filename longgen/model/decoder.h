@@ -46,6 +46,7 @@ struct TrainOptions {
   bool recompute_attention = true;
   // With recompute and recompute_attention, which offloading needs, too.
   KeptOutputs keep_outputs = KeptOutputs::kNone;
+  int64_t keep_sparse = 0;  // with kFullLayers: those of the first so many sparse layers, too
   Offload offload = Offload::kNone;
 
   bool recomputes_attention() const { return recompute && recompute_attention; }

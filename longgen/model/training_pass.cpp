@@ -74,9 +74,17 @@ class KeptAttention : public AttentionCall {
   void run(int64_t, const AttentionActivations&) override {}
 };
 
-bool keeps(KeptOutputs which, const AttentionPattern& pattern) {
-  return which == KeptOutputs::kAllLayers ||
-         (which == KeptOutputs::kFullLayers && pattern.is_full());
+// Layer by layer, whether its attention's output is kept.
+std::vector<bool> kept_layers(const ModelConfig& config, const TrainOptions& options) {
+  std::vector<bool> kept;
+  int64_t sparse = 0;
+  for (const AttentionPattern& pattern : config.patterns) {
+    const bool counts = pattern.is_full() || sparse++ < options.keep_sparse;
+    kept.push_back(options.recomputes_attention() &&
+                   (options.keep_outputs == KeptOutputs::kAllLayers ||
+                    (options.keep_outputs == KeptOutputs::kFullLayers && counts)));
+  }
+  return kept;
 }
 
 }  // namespace
@@ -102,12 +110,8 @@ TrainingPass::Impl::Impl(const ModelConfig& c, const ParameterSet& weights, Back
   require(o.offload == Offload::kNone || o.recomputes_attention(),
           "what is offloaded is layer inputs and attention outputs, which takes recomputation of "
           "everything else");
-  for (int64_t i = 0; i < config.num_layers; ++i) {
-    layers.emplace_back(config, weights, i);
-    const bool kept =
-        o.recomputes_attention() && keeps(o.keep_outputs, config.patterns[static_cast<size_t>(i)]);
-    kept_index.push_back(kept ? kept_count++ : -1);
-  }
+  for (int64_t i = 0; i < config.num_layers; ++i) layers.emplace_back(config, weights, i);
+  for (const bool kept : kept_layers(config, o)) kept_index.push_back(kept ? kept_count++ : -1);
   host_losses.resize(static_cast<size_t>(tokens));
   NoMemory nothing;
   Arena measured("training activations", nothing, INT64_MAX);

@@ -50,6 +50,7 @@ std::vector<Remedy> remedies(DType activation, bool own_memory) {
        [=](TrainerOptions& o) { return offload(o, Offload::kInputsAndOutputs); }},
       {"train.keep_outputs = \"none\"",
        [=](TrainerOptions& o) {
+         o.pass.keep_sparse = 0;
          return o.pass.recomputes_attention() && set(o.pass.keep_outputs, KeptOutputs::kNone);
        }},
       {"train.optimizer_state = \"bf16\"",

@@ -17,6 +17,7 @@ constexpr void toml_assert(bool holds) {
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <charconv>
 #include <numeric>
 
 #include "longgen/base/error.h"
@@ -250,7 +251,8 @@ void check_memory_policy(const TrainRecipe& t) {
         t.optimizer_state, "f32 or bf16");
   check(t.optimizer_state == "f32" || t.dtype == "bf16", "train.optimizer_state", t.optimizer_state,
         "f32 where train.dtype is f32");
-  parse_kept_outputs(t.keep_outputs);
+  model::TrainOptions unused;
+  parse_kept_outputs(t.keep_outputs, unused);
   const bool recomputes = t.recompute && t.recompute_attention;
   check(parse_offload(t.offload) == model::Offload::kNone || recomputes, "train.offload", t.offload,
         "none without train.recompute and train.recompute_attention");
@@ -302,11 +304,25 @@ void validate_recipe(const Recipe& r) {
   check(t.keep_checkpoints >= 1, "train.keep_checkpoints", t.keep_checkpoints, "1 or more");
 }
 
-model::KeptOutputs parse_kept_outputs(const std::string& text) {
-  if (text == "none") return model::KeptOutputs::kNone;
-  if (text == "full") return model::KeptOutputs::kFullLayers;
-  if (text == "all") return model::KeptOutputs::kAllLayers;
-  fail_usage("train.keep_outputs: '{}' is none of none, full, all", text);
+void parse_kept_outputs(const std::string& text, model::TrainOptions& options) {
+  using model::KeptOutputs;
+  constexpr std::string_view kMore = "full+";
+  options.keep_sparse = 0;
+  if (text == "none") {
+    options.keep_outputs = KeptOutputs::kNone;
+  } else if (text == "all") {
+    options.keep_outputs = KeptOutputs::kAllLayers;
+  } else {
+    options.keep_outputs = KeptOutputs::kFullLayers;
+    if (text == "full") return;
+    const char *digits = text.data() + std::min(kMore.size(), text.size()),
+               *end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(digits, end, options.keep_sparse);
+    if (!text.starts_with(kMore) || error != std::errc() || stop != end ||
+        options.keep_sparse < 0) {
+      fail_usage("train.keep_outputs: '{}' is none of none, full, full+N, all", text);
+    }
+  }
 }
 
 model::Offload parse_offload(const std::string& text) {

@@ -64,8 +64,9 @@ struct TrainRecipe {
   int64_t keep_checkpoints = 2;
 };
 
-// "none", "full", "all"; "none", "outputs", "activations". Throw UsageError naming the key.
-model::KeptOutputs parse_kept_outputs(const std::string& text);
+// "none", "full", "full+3", "all"; "none", "outputs", "activations". Throw UsageError naming the
+// key.
+void parse_kept_outputs(const std::string& text, model::TrainOptions& options);
 model::Offload parse_offload(const std::string& text);
 
 struct Recipe {

@@ -165,7 +165,7 @@ std::vector<RecipeKey> train_keys(TrainRecipe& t) {
        &t.recompute_attention, false},
       {"train.keep_outputs",
        "With both recomputations: layers whose attention output and log-sum-exp are kept, so that "
-       "their attention does not run twice: none, full, all",
+       "their attention does not run twice: none, full, full+N (N sparse layers, too), all",
        &t.keep_outputs, false},
       {"train.offload",
        "What waits in host memory for backward: none, outputs (those kept), activations (layer "

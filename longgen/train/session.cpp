@@ -163,26 +163,27 @@ TrainerOptions trainer_options(const TrainRecipe& t, const Plan& plan, Backend& 
   const int64_t warmup = t.warmup_steps >= 0
                              ? t.warmup_steps
                              : std::llround(std::ceil(t.warmup * static_cast<double>(plan.steps)));
-  return {.length = t.length,
-          .sequences_per_step = plan.batch,
-          .schedule = {.kind = parse_schedule(t.schedule),
-                       .lr = t.lr,
-                       .min_lr = t.min_lr,
-                       .warmup_steps = warmup,
-                       .steps = plan.steps},
-          .optimizer = {.beta1 = t.beta1,
-                        .beta2 = t.beta2,
-                        .eps = t.eps,
-                        .weight_decay = t.weight_decay,
-                        .clip = t.clip,
-                        .bf16_state = t.optimizer_state == "bf16",
-                        .seed = t.seed},
-          .pass = {.recompute = t.recompute,
-                   .mlp_chunk = chunk_or(t.mlp_chunk, 2048, t.length, backend),
-                   .loss_chunk = chunk_or(t.loss_chunk, 512, t.length, backend),
-                   .recompute_attention = t.recompute_attention,
-                   .keep_outputs = parse_kept_outputs(t.keep_outputs),
-                   .offload = parse_offload(t.offload)}};
+  TrainerOptions options{.length = t.length,
+                         .sequences_per_step = plan.batch,
+                         .schedule = {.kind = parse_schedule(t.schedule),
+                                      .lr = t.lr,
+                                      .min_lr = t.min_lr,
+                                      .warmup_steps = warmup,
+                                      .steps = plan.steps},
+                         .optimizer = {.beta1 = t.beta1,
+                                       .beta2 = t.beta2,
+                                       .eps = t.eps,
+                                       .weight_decay = t.weight_decay,
+                                       .clip = t.clip,
+                                       .bf16_state = t.optimizer_state == "bf16",
+                                       .seed = t.seed},
+                         .pass = {.recompute = t.recompute,
+                                  .mlp_chunk = chunk_or(t.mlp_chunk, 2048, t.length, backend),
+                                  .loss_chunk = chunk_or(t.loss_chunk, 512, t.length, backend),
+                                  .recompute_attention = t.recompute_attention,
+                                  .offload = parse_offload(t.offload)}};
+  parse_kept_outputs(t.keep_outputs, options.pass);
+  return options;
 }
 
 RunOptions run_options(const Recipe& recipe, int64_t steps, const SessionOptions& options) {

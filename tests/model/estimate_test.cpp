@@ -126,6 +126,8 @@ TEST(EstimateMemory, NamesWhatIsKeptAndOffloaded) {
 
   const auto full = plan({.keep_outputs = KeptOutputs::kFullLayers});
   EXPECT_EQ(bytes_of(*full, "kept attention outputs"), full_layers * output);
+  const auto more = plan({.keep_outputs = KeptOutputs::kFullLayers, .keep_sparse = 1});
+  EXPECT_EQ(bytes_of(*more, "kept attention outputs"), (full_layers + 1) * output);
   // Kept for all, the output needs no other place.
   const auto all = plan({.keep_outputs = KeptOutputs::kAllLayers});
   EXPECT_EQ(all->arena().high_water_bytes() - plain->arena().high_water_bytes(),

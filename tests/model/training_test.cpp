@@ -74,6 +74,7 @@ TEST_P(Training, KeepingAndOffloadingChangeNoBit) {
     for (const Offload offload : {Offload::kNone, Offload::kOutputs, Offload::kInputsAndOutputs}) {
       TrainOptions options = plain;
       options.keep_outputs = keep;
+      options.keep_sparse = offload == Offload::kOutputs ? 1 : 0;
       options.offload = offload;
       TrainingPass pass(f.golden.config, *f.weights, *f.backend, f.tokens, options, f.memory,
                         &f.memory);

@@ -158,7 +158,13 @@ TEST(Recipe, ValidatesRanges) {
                 r.train.dtype = "f32";
               }),
               HasSubstr("train.dtype is f32"));
-  EXPECT_THAT(check([](Recipe& r) { r.train.keep_outputs = "some"; }), HasSubstr("keep_outputs"));
+  for (const char* text : {"some", "full+", "full+-1", "full+2x", "fu", ""}) {
+    EXPECT_THAT(check([&](Recipe& r) { r.train.keep_outputs = text; }), HasSubstr("keep_outputs"));
+  }
+  model::TrainOptions pass;
+  parse_kept_outputs("full+7", pass);
+  EXPECT_EQ(pass.keep_outputs, model::KeptOutputs::kFullLayers);
+  EXPECT_EQ(pass.keep_sparse, 7);
   EXPECT_THAT(check([](Recipe& r) { r.train.offload = "weights"; }), HasSubstr("train.offload"));
   EXPECT_THAT(check([](Recipe& r) {
                 r.train.offload = "outputs";
