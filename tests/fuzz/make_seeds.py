@@ -3,6 +3,7 @@
 
 import json
 import pathlib
+import re
 import struct
 import sys
 
@@ -139,6 +140,13 @@ def model_keys(vocab):
             u32("llama.vocab_size", vocab)]
 
 
+def renamed(keys, architecture):
+    for entry in keys:
+        size = struct.unpack("<Q", entry[:8])[0]
+        name = entry[8:8 + size].replace(b"llama.", architecture.encode() + b".")
+        yield text(name) + entry[8 + size:]
+
+
 def model_tensors(vocab):
     def f32s(name, *dims):
         count = 1
@@ -195,6 +203,17 @@ def gguf_seeds():
     yield gguf(scalars + [array("a", U32, [1, 2]), array("s", STRING, ["x", ""])])
     yield gguf([u32("split.count", 2), u32("split.no", 0), u32("split.tensors.count", 2)])
     yield gguf([u32("general.alignment", 64)] + model_keys(4))
+    scaling = [string("llama.rope.scaling.type", "linear"), f32("llama.rope.scaling.factor", 2)]
+    yield gguf(model_keys(12) + spm_keys() + scaling, [*model_tensors(12)])
+    scaling = [string("llama.rope.scaling.type", "yarn"), f32("llama.rope.scaling.factor", 4),
+               u32("llama.rope.scaling.original_context_length", 16), f32("llama.rope.scaling.attn_factor", 1),
+               f32("llama.rope.scaling.yarn_beta_fast", 32), f32("llama.rope.scaling.yarn_beta_slow", 1)]
+    yield gguf(model_keys(12) + spm_keys() + scaling, [*model_tensors(12)])
+    factors = ("rope_freqs.weight", (8,), 0, struct.pack("<8f", 1, 1, 1, 1.5, 2, 4, 8, 8))
+    yield gguf(model_keys(12) + spm_keys(), [*model_tensors(12), factors])
+    for architecture in ("qwen2", "qwen3", "phi3", "gptneox", "mistral", "gemma"):
+        yield gguf([string("general.architecture", architecture), *renamed(model_keys(12)[1:], architecture)],
+                   [*model_tensors(12)])
 
 
 # --- tokenizers ---
@@ -253,6 +272,19 @@ def tokenizer_json_seeds():
     whole["model"]["vocab"] = {c: i for i, c in enumerate(byte_alphabet() + ["He", "ll", "Hell"])}
     whole["added_tokens"] = []
     yield whole
+    bytes_alone = bpe_json(normalizer=None, pre_tokenizer=byte_level)
+    bytes_alone["model"] |= {"vocab": {c: i for i, c in enumerate(byte_alphabet())}, "merges": []}
+    bytes_alone["added_tokens"] = [added(256, "<s>")]
+    yield bytes_alone
+    for behavior in ("Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
+        yield bpe_json(pre_tokenizer=sequence(split | {"behavior": behavior, "pattern": {"String": "l"}, "invert": True},
+                                              {"type": "Punctuation", "behavior": behavior}, byte_level))
+    yield bpe_json(normalizer={"type": "Sequence", "normalizers": [
+        {"type": "NFKC"}, {"type": "NFD"}, {"type": "NFKD"}, {"type": "Lowercase"}, {"type": "Strip", "strip_left": True},
+        {"type": "Replace", "pattern": {"Regex": "l+"}, "content": "L"}, {"type": "Prepend", "prepend": "x"}]})
+    yield bpe_json(post_processor={"type": "TemplateProcessing", "single": [
+        {"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
+        "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [8], "tokens": ["<|end|>"]}}})
     yield spm_json()
     yield spm_json(normalizer=None, pre_tokenizer={"type": "Metaspace", "replacement": "\u2581",
                                                    "prepend_scheme": "first", "split": False})
@@ -284,6 +316,20 @@ def text_seeds():
     yield "hellhell   1212 's 're"
 
 
+def some(expressions, count=3):
+    """A few of them a template."""
+    expressions = list(expressions)
+    for i in range(0, len(expressions), count):
+        yield "".join(expressions[i:i + count])
+
+
+def expressions_of(template):
+    """Every expression of a template alone, behind what it sets."""
+    sets = "".join(re.findall(r"{% set .*? %}", template))
+    for expression in re.findall(r"{{.*?}}(?=[{]|$)", re.sub(r"{% set .*? %}", "", template)):
+        yield sets + expression
+
+
 def template_seeds():
     yield ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + (message.content or '')"
            " + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
@@ -302,6 +348,57 @@ def template_seeds():
     yield "{{ 'a,b'.split(',')[-1].strip().replace('b', 'c').startswith('c') }}{{ 7 // 2 ** 2 % 3 - -1 }}{{ 1 if x is defined else none }}"
     yield "{% generation %}x{% endgeneration %}{{ messages[0].content" + NEXT + '[{"content": [1, {"a": "b"}]}]'
     yield "{% for k, v in messages[0] | items recursive %}{{ loop(v) }}{% else %}{% endfor %}" + NEXT + '[{"a": {"b": {}}}]'
+    # Every filter, test and method there is, on texts, numbers and lists. A few a seed: the first
+    # error ends a template.
+    texts = ("trim", "upper", "lower", "capitalize", "title", "string", "safe", "escape", "length", "first", "last",
+             "list", "reverse", "int", "float", "tojson", "indent", "indent(2, true)", "replace('a', 'b', 1)",
+             "default('d')", "default('d', true)", "attr('x')", "format(1)", "join('-')", "unique | list")
+    yield from some("{{ ' aBc d' | %s }}{{ '%%s\\n<b>' | %s }}" % (f, f) for f in texts)
+    numbers = ("abs", "int", "float", "round", "round(1, 'floor')", "round(-1, 'ceil')", "string", "tojson")
+    yield from some("{{ -7.25 | %s }}{{ '12' | int | %s }}{{ '0x1F' | int(0, 16) }}" % (f, f) for f in numbers)
+    lists = ("sort", "sort(reverse=true)", "sort(case_sensitive=true) | first", "unique | list", "min", "max", "sum",
+             "sum(start=1)", "first", "last", "reverse | list", "join(', ')", "map('abs') | list", "length", "tojson",
+             "select('odd') | list", "reject('gt', 1) | list", "map('string') | join", "list", "count")
+    yield from some("{{ [3, 1, 2, 1] | %s }}" % f for f in lists)
+    yield from expressions_of("{% set rows = [{'n': 'b', 'v': {'w': 2}}, {'n': 'a', 'v': {'w': 1}}] %}{{ rows | sort(attribute='v.w') }}"
+           "{{ rows | map(attribute='n', default='x') | list }}{{ rows | map(attribute='v.w') | sum }}"
+           "{{ rows | selectattr('n') | list }}{{ rows | rejectattr('v.w', 'eq', 1) | list }}"
+           "{{ rows | sum('v.w') }}{{ rows | join('|', 'n') }}{{ rows | min(attribute='n') }}{{ rows | max('v.w') }}"
+           "{{ rows | unique(attribute='n') | list }}{{ {'b': 1, 'A': 2} | dictsort }}"
+           "{{ {'b': 1, 'A': 2} | dictsort(true, 'value', reverse=true) }}{{ {'a': 1} | items | list }}"
+           "{{ rows | tojson(true, '  ', [',', ':'], true) }}")
+    methods = ("strip()", "lstrip(' a')", "rstrip()", "upper()", "lower()", "title()", "capitalize()", "swapcase()",
+               "casefold()", "center(9, '*')", "ljust(9)", "rjust(9, '0')", "zfill(9)", "expandtabs(4)", "split()",
+               "split('b', 1)", "rsplit(None, 1)", "splitlines(true)", "partition('b')", "rpartition('b')", "count('a')",
+               "find('b', 1)", "rfind('b')", "index('b')", "rindex('b')", "startswith(('a', ' '))", "endswith('d', 0, 3)",
+               "removeprefix(' ')", "removesuffix('d')", "replace('a', 'x', 1)", "join(['1', '2'])", "isalnum()",
+               "isalpha()", "isascii()", "isdecimal()", "isdigit()", "isidentifier()", "islower()", "isnumeric()",
+               "isprintable()", "isspace()", "istitle()", "isupper()", "encode()", "format(1)", "format_map({})")
+    yield from some("{{ ' ab\\tcd' .%s }}" % m for m in methods)
+    yield from expressions_of("{{ '{} {1} {0!r:>5} {a.b[c]:^+08.2f} {{}}'.format(1, 'x', a={'b': {'c': 2.5}}) }}"
+           "{{ '%s %5d %-6.2f %x %o %e %g %c %% %(a)s' | format(1, 2, 3.5, 4, 5, 6.5, 7.5, 'c') }}"
+           "{{ '%(a)s %(b)05d' % {'a': 1, 'b': 2} }}{{ '{:,} {:_} {:b} {:o} {:X} {:e} {:g} {:%} {:n}'.format(1234567, 1, 5, 8, 255, 1.5, 2.5, .5, 3) }}"
+           "{{ '{:<4}|{:>4}|{:^4}|{:=+5}'.format('a', 'b', 'c', 4) }}{{ '{0[1]} {0.x}'.format([1, 2]) }}")
+    yield from expressions_of("{% set l = [2, 1] %}{{ l.append(3) }}{{ l.insert(0, 9) }}{{ l.pop() }}{{ l.extend([4]) }}{{ l.remove(9) }}"
+           "{{ l.index(1) }}{{ l.count(1) }}{{ l.sort() }}{{ l.reverse() }}{{ l.copy() }}{{ l.clear() }}"
+           "{% set d = {'a': 1} %}{{ d.get('b', 2) }}{{ d.keys() | list }}{{ d.values() | list }}{{ d.update({'c': 3}) }}"
+           "{{ d.setdefault('e', 4) }}{{ d.pop('a') }}{{ d.popitem() }}{{ d.copy() }}{{ d.clear() }}")
+    tests = ("defined", "undefined", "none", "boolean", "true", "false", "integer", "float", "number", "string",
+             "mapping", "iterable", "sequence", "callable", "sameas(x)", "lower", "upper", "eq(1)", "ne 1", "in [1]")
+    yield from some("{%% set x = 'a' %%}{{ x is %s }}{{ 1 is not %s }}" % (t, t) for t in tests)
+    yield from expressions_of("{{ 4 is divisibleby 2 }}{{ 3 is odd }}{{ 3 is even }}{{ 1 is lt 2 }}{{ 1 is le 2 }}{{ 1 is gt 2 }}{{ 1 is ge 2 }}"
+           "{{ 1 + 2 * 3 - 4 / 5 // 1 % 2 ** 2 }}{{ [1] + [2] }}{{ 'a' * 3 }}{{ [1, 2] * 2 }}{{ (1, 2) < (1, 3) }}"
+           "{{ 'a' ~ none ~ true }}{{ 1 == 1.0 }}{{ {'a': 1} == {'a': 1} }}{{ 'b' in 'abc' }}{{ 2 not in [1] }}"
+           "{{ not (1 and 0 or 2) }}{{ 1.5e3 }}{{ 9223372036854775807 - 1 }}{{ -5 // 3 }}{{ -5 % 3 }}{{ 2 ** -1 }}"
+           "{{ 'abc'[::-1] }}{{ [1, 2, 3][-2:] }}{{ 'abc'[5:1:-2] }}{{ ('a', 1)[0] }}{{ 1 < 2 < 3 }}")
+    yield "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.current }}{{ c.reset() }}"
+    yield "{% set j = joiner(', ') %}{{ j() }}{{ j() }}{{ dict(a=1, b=2) }}{{ range(5, 0, -2) | list }}{{ namespace(a=1).a }}"
+    yield ("{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}{% raw %}{{ x }}{% endraw %}"
+           "{% filter upper | replace('A', 'b') %}a{% endfilter %}{% set t %}x{{ 1 }}{% endset %}{{ t }}"
+           "{% call(x) m() %}{{ x }}{% endcall %}{% macro m() %}{{ caller(1) }}{{ varargs }}{{ kwargs }}{% endmacro %}"
+           "{% if 0 %}{% elif 1 %}{% else %}{% endif %}")
+    yield ("{% for a, (b, c) in [(1, (2, 3))] if a %}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.previtem }}"
+           "{{ loop.nextitem }}{{ loop.cycle(1, 2) }}{{ loop.changed(a) }}{{ loop.depth }}{% endfor %}")
 
 
 # --- SentencePiece (protocol buffers) ---
