@@ -80,7 +80,7 @@ TEST(HopperForward, WalkVisitsWhatThePatternSees) {
       int passed_over = 0;
       for (size_t n = 0; n < got.size(); n += 2) {
         const int first = got[n], second = n + 1 < got.size() ? got[n + 1] : -1;
-        const int bits = step_bits(device, i, first, second);
+        const int bits = step_bits(device, walk, i, first, second);
         EXPECT_EQ((bits & kSeesFirst) != 0, pattern.sees_block(i, first, 0));
         EXPECT_EQ((bits & kSeesSecond) != 0, second >= 0 && pattern.sees_block(i, second, 0));
         EXPECT_EQ((bits & kFirstIsDiagonal) != 0, first == i);
@@ -107,14 +107,20 @@ TEST(HopperForward, OtherHeadAndBlockSizesStayOnTheOtherKernels) {
 }
 
 TEST(HopperDecode, PiecesFillTheProcessorsButHaveTwoBlocks) {
-  EXPECT_EQ(decode_pieces(32, 2048, 132), 33);  // eight times the processors
-  EXPECT_EQ(decode_pieces(8, 2048, 132), 16);
-  EXPECT_EQ(decode_pieces(32, 33, 132), 3);  // clusters
-  EXPECT_EQ(decode_pieces(8, 33, 132), 8);
-  EXPECT_EQ(decode_pieces(8, 9, 132), 4);
-  EXPECT_EQ(decode_pieces(1, 1 << 20, 132), kMostPieces);
-  EXPECT_EQ(decode_pieces(500, 2048, 132), 1);
-  EXPECT_EQ(decode_pieces(1, 1, 132), 1);
+  const auto expect = [](int64_t heads, int64_t key_blocks, int count, bool clustered) {
+    const DecodePieces pieces = decode_pieces(heads, key_blocks, 132);
+    EXPECT_EQ(pieces.count, count) << heads << " " << key_blocks;
+    EXPECT_EQ(pieces.clustered, clustered) << heads << " " << key_blocks;
+  };
+  expect(32, 2048, 4, false);
+  expect(8, 2048, 16, false);
+  expect(1, 1 << 20, kMostPieces, false);
+  expect(500, 2048, 1, false);
+  expect(32, 33, 3, true);
+  expect(8, 33, 8, true);
+  expect(8, 9, 4, true);
+  expect(1, 1, 1, false);
+  expect(0, 10, 1, false);
 }
 
 TEST(HopperDecode, TakesSixteenPackedRows) {

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "longgen/backend/backend.h"
-#include "longgen/backend/cuda/attention/hopper/decode_args.h"
 #include "longgen/backend/cuda/attention/launch.h"
 #include "longgen/backend/cuda/copy_queue.h"
 #include "longgen/backend/cuda/launch.h"
@@ -117,7 +116,6 @@ class CudaBackend : public Backend, public DeviceQueue {
   PatternArgs pattern_args(const AttentionPattern& pattern, int64_t kv_heads,
                            int64_t kv_head_begin);
   SequenceArgs sequence_args(const AttentionSequence& sequence);
-  void attention_decode(hopper::DecodeArgs args);
 
   Device device_;
   CudaMemory memory_;

@@ -40,15 +40,22 @@ void check_reach(int64_t head_dim, const AttentionSequence& s) {
 // Of hopper/: the kernel for up to 16 packed rows.
 std::optional<hopper::DecodeArgs> decode_args(const ForwardArgs& f,
                                               std::span<const SequenceArgs> sequences,
-                                              int64_t key_tiles, int processors) {
+                                              int64_t key_tiles, int processors,
+                                              const Buffer& scratch, const Buffer& arrived) {
   int64_t rows = 0;
   for (const SequenceArgs& s : sequences) rows = std::max(rows, s.row_count);
   if (!hopper::takes_decode(f, rows)) return std::nullopt;
   const auto count = static_cast<int32_t>(sequences.size());
-  return hopper::DecodeArgs{
-      .call = f,
-      .sequences = count,
-      .pieces = hopper::decode_pieces(int64_t{count} * f.kv_heads, key_tiles, processors)};
+  const auto pieces = hopper::decode_pieces(int64_t{count} * f.kv_heads, key_tiles, processors);
+  hopper::DecodeArgs d{.call = f, .sequences = count, .pieces = pieces.count};
+  if (pieces.clustered || pieces.count == 1) return d;
+  require(
+      hopper::decode_partial_bytes(count * f.kv_heads, d.pieces, f.head_dim) <= scratch.bytes() &&
+          count * f.kv_heads * static_cast<int64_t>(sizeof(uint32_t)) <= arrived.bytes(),
+      "cuda attention: {} pieces of {} sequences do not fit", d.pieces, count);
+  d.call.partials = scratch.get<float>();
+  d.arrived = arrived.get<uint32_t>();
+  return d;
 }
 
 // wgmma and TMA (hopper/), or the first kernels: those pack the heads of a group into one tile and
@@ -184,7 +191,7 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
       visible = a.pattern->tokens_kept(longest, a.kv_head_begin) / kTileRows;
     }
     f.splits = key_splits(blocks, device_.processors, visible, kLeastTilesPerSplit);
-    decode = decode_args(f, sequences, visible, device_.processors);
+    decode = decode_args(f, sequences, visible, device_.processors, scratch_, arrived_);
     if (!decode && runs_on_hopper_kernel(f, sequences, visible, device_.processors)) {
       on_hopper = hopper_args(a, f, sequences, device_.processors, uploads_);
     }
@@ -192,11 +199,14 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
   if (collected("attention", a.out, a.lse, a.q, a.kv_dtype, a.kv_heads, a.pattern->block_size,
                 a.pattern->sink_blocks, a.pattern->local_blocks, a.pattern->stride, a.scale,
                 f.tile_count, mma, f.splits, on_hopper ? on_hopper->call.tile_count : -1,
-                decode ? decode->pieces : -1)) {
+                decode ? decode->pieces : -1, decode && decode->arrived != nullptr)) {
     return;
   }
   if (!mma) return attention_forward_simple(f, a.q.dtype() == DType::kBF16, stream_.get());
-  if (decode) return attention_decode(*decode);
+  if (decode) {
+    return f.head_dim == 128 ? hopper::launch_decode<128>(*decode, stream_.get())
+                             : hopper::launch_decode<64>(*decode, stream_.get());
+  }
   if (on_hopper) {
     return f.head_dim == 128 ? hopper::launch_forward<128>(*on_hopper, stream_.get())
                              : hopper::launch_forward<64>(*on_hopper, stream_.get());
@@ -205,19 +215,6 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
   require(f.splits == 1 || f.splits * blocks * kTileRows * (f.head_dim + 2) * 4 <= scratch_.bytes(),
           "cuda attention: {} pieces of {} tiles do not fit", f.splits, blocks);
   attention_forward_mma(f, stream_.get());
-}
-
-void CudaBackend::attention_decode(hopper::DecodeArgs d) {
-  const int64_t heads = int64_t{d.sequences} * d.call.kv_heads;
-  if (d.pieces > 1) {
-    require(hopper::decode_partial_bytes(heads, d.pieces, d.call.head_dim) <= scratch_.bytes() &&
-                heads * static_cast<int64_t>(sizeof(uint32_t)) <= arrived_.bytes(),
-            "cuda attention: {} pieces of {} heads do not fit", d.pieces, heads);
-    d.call.partials = scratch_.get<float>();
-    d.arrived = arrived_.get<uint32_t>();
-  }
-  return d.call.head_dim == 128 ? hopper::launch_decode<128>(d, stream_.get())
-                                : hopper::launch_decode<64>(d, stream_.get());
 }
 
 int64_t CudaBackend::attention_backward_workspace_bytes(const AttentionShape& shape) const {

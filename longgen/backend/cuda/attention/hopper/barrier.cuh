@@ -35,7 +35,29 @@ class Barrier {
                  "r"(bytes)
                  : "memory");
   }
+  // Does not wait.
   __device__ bool is_done(int parity) {
+    uint32_t done;
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}\n"
+        : "=r"(done)
+        : "r"(address()), "r"(parity)
+        : "memory");
+    return done != 0;
+  }
+  __device__ void wait(int parity) {
+    while (!wait_a_while(parity)) {
+    }
+  }
+  __device__ uint32_t address() const { return shared_address(this); }
+
+ private:
+  // Sleeps until the phase has ended, or the hardware's time is up.
+  __device__ bool wait_a_while(int parity) {
     uint32_t done;
     asm volatile(
         "{\n"
@@ -48,13 +70,7 @@ class Barrier {
         : "memory");
     return done != 0;
   }
-  __device__ void wait(int parity) {
-    while (!is_done(parity)) {
-    }
-  }
-  __device__ uint32_t address() const { return shared_address(this); }
 
- private:
   uint64_t state_;
 };
 

@@ -303,7 +303,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) attention_decode(DecodeArgs
     commit_copies();
   };
 #pragma unroll
-  for (int i = 0; i < Config::kStages - 1; ++i) copy(begin + warp + i * kDecodeWarps, i);
+  for (int i = 0; i < Config::kStages; ++i) copy(begin + warp + i * kDecodeWarps, i);
   load_rows<D>(work.q, a, s, kv_head, rows, lane);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -317,8 +317,6 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) attention_decode(DecodeArgs
   const float scale_log2 = a.scale * 1.4426950408889634f;
   int stage = 0;
   for (int slice = begin + warp; slice < end; slice += kDecodeWarps) {
-    const int ahead = stage == 0 ? Config::kStages - 1 : stage - 1;
-    copy(slice + (Config::kStages - 1) * kDecodeWarps, ahead);
     wait_copies<Config::kStages - 1>();
     __syncwarp();
     const int block = blocks.at(slice / kSlicesOfBlock);
@@ -326,6 +324,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) attention_decode(DecodeArgs
     work.add_slice(stage, block * kTileRows + slice % kSlicesOfBlock * kSlice, masked, query,
                    scale_log2);
     __syncwarp();
+    copy(slice + Config::kStages * kDecodeWarps, stage);
     stage = stage + 1 == Config::kStages ? 0 : stage + 1;
   }
   wait_copies<0>();
@@ -355,7 +354,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) attention_decode(DecodeArgs
     }
   }
   if (args.pieces == 1) return;
-  if (args.pieces <= kMostClustered) {
+  if (args.arrived == nullptr) {
     merge_cluster<D>(args, s, mine, rows, kv_head, scale_log2);
   } else {
     merge_last<D>(args, s, mine, rows, kv_head, scale_log2);
@@ -377,7 +376,7 @@ void launch_decode_kernel(const DecodeArgs& args, cudaStream_t stream) {
   launch.dynamicSmemBytes = kBytes;
   launch.stream = stream;
   launch.attrs = &cluster;
-  launch.numAttrs = args.pieces > 1 && args.pieces <= kMostClustered ? 1 : 0;
+  launch.numAttrs = args.pieces > 1 && args.arrived == nullptr ? 1 : 0;
   cudaLaunchKernelEx(&launch, attention_decode<D>, args);
 }
 

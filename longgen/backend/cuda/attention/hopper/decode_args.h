@@ -13,11 +13,11 @@ inline constexpr int kMostClustered = 8;  // thread blocks of a cluster that eve
 struct DecodeArgs {
   ForwardArgs call;  // tiles: not read; splits and partials: see below
   int32_t sequences = 0;
-  // Pieces of a sequence's keys, each a thread block's. Their results are merged in order: up to
-  // kMostClustered of them within a cluster. Beyond, by the block that finishes last, from f32
-  // [sequences, kv_heads, pieces, 16, head_dim + 2] in call.partials, the last two being the
-  // maximum and the sum, with counters [sequences, kv_heads] that are 0 before the launch and after
-  // it.
+  // Pieces of a sequence's keys, each a thread block's. Their results are merged in order, either
+  // within a cluster of up to kMostClustered blocks (arrived and call.partials are null) or by the
+  // block that finishes last: from f32 [sequences, kv_heads, pieces, 16, head_dim + 2] in
+  // call.partials, the last two being the maximum and the sum, with counters [sequences, kv_heads]
+  // that are 0 before the launch and after it.
   int32_t pieces = 1;
   uint32_t* arrived = nullptr;
 };
@@ -27,7 +27,11 @@ struct DecodeArgs {
 bool takes_decode(const ForwardArgs& call, int64_t most_rows);
 // Into how many pieces to cut the keys, for this many pairs of a sequence and a KV head; at least
 // two blocks of keys in each.
-int decode_pieces(int64_t heads, int64_t key_blocks, int processors);
+struct DecodePieces {
+  int count = 1;
+  bool clustered = false;
+};
+DecodePieces decode_pieces(int64_t heads, int64_t key_blocks, int processors);
 int64_t decode_partial_bytes(int64_t heads, int64_t pieces, int64_t head_dim);
 template <int D>
 void launch_decode(const DecodeArgs& args, cudaStream_t stream);

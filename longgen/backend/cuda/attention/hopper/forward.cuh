@@ -71,35 +71,59 @@ struct Producer {
   const int32_t* table = nullptr;
   const KvMaps* maps = nullptr;
 
+  static constexpr int kStepBytes = C::kStageElements * 2, kHalf = kBlock * kPanelColumns;
+
+  struct KeyPlace {
+    int token, page;
+  };
+  // Values to be loaded after the keys of the next step.
+  struct {
+    RingPlace<C::kStages> stage;
+    const CUtensorMap *first_map = nullptr, *second_map;
+    KeyPlace first, second;
+    int kv_head;
+  } waiting;
+
+  __device__ KeyPlace place_of(int block) const {
+    if (!paged) return {block * kBlock, 0};
+    return {0, table != nullptr ? table[block] : block};
+  }
+  __device__ const CUtensorMap* map_of_values(int block) const {
+    return block == last_block ? &maps->last_values : &maps->values;
+  }
   __device__ void load_block(Bf16* to, const CUtensorMap* map, Barrier* barrier, int head,
-                             int block) {
-    int token = block * kBlock, page = 0;
-    if (paged) {
-      page = table != nullptr ? table[block] : block;
-      token = 0;
-    }
+                             const KeyPlace& place) {
 #pragma unroll
     for (int p = 0; p < C::kPanels; ++p) {
-      load_box(to + p * kKeys * kPanelColumns, map, barrier, p * kPanelColumns, token, head, page);
+      load_box(to + p * kKeys * kPanelColumns, map, barrier, p * kPanelColumns, place.token, head,
+               place.page);
     }
   }
 
+  // Keys of a step, then the values of the step before: keys are needed a step ahead, and their
+  // stage gets free sooner.
   __device__ void load_step(int word, int first, int second, int kv_head) {
-    constexpr int kBytes = C::kStageElements * 2, kHalf = kBlock * kPanelColumns;
     const int at = stage.stage;
     shared.k_empty[at].wait(stage.parity ^ 1);
     shared.steps[at] = word;
-    shared.k_full[at].arrive_expecting(kBytes);
-    load_block(shared.keys[at], &maps->keys, &shared.k_full[at], kv_head, first);
-    load_block(shared.keys[at] + kHalf, &maps->keys, &shared.k_full[at], kv_head, second);
-    shared.v_empty[at].wait(stage.parity ^ 1);
-    shared.v_full[at].arrive_expecting(kBytes);
-    const auto values = [&](int block) {
-      return block == last_block ? &maps->last_values : &maps->values;
-    };
-    load_block(shared.values[at], values(first), &shared.v_full[at], kv_head, first);
-    load_block(shared.values[at] + kHalf, values(second), &shared.v_full[at], kv_head, second);
+    shared.k_full[at].arrive_expecting(kStepBytes);
+    load_block(shared.keys[at], &maps->keys, &shared.k_full[at], kv_head, place_of(first));
+    load_block(shared.keys[at] + kHalf, &maps->keys, &shared.k_full[at], kv_head, place_of(second));
+    load_values();
+    waiting = {stage,           map_of_values(first), map_of_values(second),
+               place_of(first), place_of(second),     kv_head};
     stage.advance();
+  }
+  __device__ void load_values() {
+    if (waiting.first_map == nullptr) return;
+    const int at = waiting.stage.stage;
+    shared.v_empty[at].wait(waiting.stage.parity ^ 1);
+    shared.v_full[at].arrive_expecting(kStepBytes);
+    load_block(shared.values[at], waiting.first_map, &shared.v_full[at], waiting.kv_head,
+               waiting.first);
+    load_block(shared.values[at] + kHalf, waiting.second_map, &shared.v_full[at], waiting.kv_head,
+               waiting.second);
+    waiting.first_map = nullptr;
   }
 
   __device__ void load_queries(const ItemInfo& info) {
@@ -152,7 +176,7 @@ struct Producer {
       int word = 0;
 #pragma unroll
       for (int w = 0; w < C::kGroups; ++w) {
-        int bits = step_bits(pattern, query_block + w, first, second);
+        int bits = step_bits(pattern, walk, query_block + w, first, second);
         // A warpgroup without queries of its own keeps the others' time.
         if (query_block + w > last_query_block) bits = second >= 0 ? kSeesBoth : kSeesFirst;
         if ((bits & kSeesBoth) != 0 && (begun >> w & 1) == 0) {
@@ -175,6 +199,7 @@ struct Producer {
       run_item(item);
       item = following;
     }
+    load_values();
     shared.k_empty[stage.stage].wait(stage.parity ^ 1);
     shared.steps[stage.stage] = kEnd;
     shared.k_full[stage.stage].arrive();
@@ -235,6 +260,7 @@ struct Consumer {
       if (word == kEnd) return kEnd;
       const int bits = word >> (8 * group) & 0xff;
       if ((bits & kSeesBoth) != 0) return bits;
+      release_slot();  // the values may be waiting for it
       shared.v_full[place.stage].wait(place.parity);
       release(shared.k_empty[place.stage]);
       release(shared.v_empty[place.stage]);

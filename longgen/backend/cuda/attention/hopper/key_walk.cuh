@@ -40,10 +40,17 @@ class KeyWalk {
     return block;
   }
 
+  // A block that all query blocks see, being a sink or a strided one.
+  __host__ __device__ bool is_remote(int block) const { return block < first_local_; }
+
  private:
   __host__ __device__ int before(int block) const {
     const int below = block - 1;
     if (below >= first_local_) return below;
+    if (pattern_.stride > 0 && block < first_local_ && block >= pattern_.sink) {  // a strided one
+      const int strided = block - pattern_.stride;
+      return strided >= pattern_.sink ? strided : pattern_.sink - 1;
+    }
     const int in_sink = below < pattern_.sink ? below : pattern_.sink - 1;
     if (pattern_.stride == 0) return in_sink;
     const int strided = below - (below + 1 + pattern_.offset) % pattern_.stride;
@@ -66,11 +73,14 @@ enum StepBits : int {
 };
 inline constexpr int kEnd = -1;  // instead of a word of steps: there is no more work
 
-__host__ __device__ inline int step_bits(const BlockPattern& pattern, int query_block, int first,
-                                         int second) {
+// Of a pair that `walk` visited; second is -1 when there is none.
+__host__ __device__ inline int step_bits(const BlockPattern& pattern, const KeyWalk& walk,
+                                         int query_block, int first, int second) {
   int bits = 0;
-  if (pattern.sees(query_block, first)) bits |= kSeesFirst;
-  if (second >= 0 && pattern.sees(query_block, second)) bits |= kSeesSecond;
+  if (walk.is_remote(first) || pattern.sees(query_block, first)) bits |= kSeesFirst;
+  if (second >= 0 && (walk.is_remote(second) || pattern.sees(query_block, second))) {
+    bits |= kSeesSecond;
+  }
   if (first == query_block) bits |= kFirstIsDiagonal;
   if (second == query_block) bits |= kSecondIsDiagonal;
   return bits;
