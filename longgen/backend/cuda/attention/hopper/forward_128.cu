@@ -2,7 +2,7 @@
 
 namespace longgen::cuda::hopper {
 
-using Config = ForwardConfig<128, 2, 2, true, 8>;
+using Config = ForwardConfig<128, 2, 2>;
 static_assert(Config::kRows == tile_rows(128));
 
 template <>

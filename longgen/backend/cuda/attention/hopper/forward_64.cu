@@ -2,7 +2,7 @@
 
 namespace longgen::cuda::hopper {
 
-using Config = ForwardConfig<64, 3, 4, true, 8>;
+using Config = ForwardConfig<64, 3, 4>;
 static_assert(Config::kRows == tile_rows(64));
 
 template <>

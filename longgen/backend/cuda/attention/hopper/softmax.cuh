@@ -14,20 +14,6 @@ __device__ inline float exp2_fast(float x) {
   return y;
 }
 
-// The same in the units of multiply-adds, of which there are more: 2^x for x <= 0, with a relative
-// error of 7.5e-5 (a bf16 has 2e-3), next to 0 below -125. 2^rest by a polynomial of least
-// greatest error on [-0.5, 0.5]; the whole part goes into the exponent.
-__device__ inline float exp2_polynomial(float x) {
-  constexpr float kToWhole = 12582912;  // 1.5 * 2^23: what is added to it is rounded to a whole
-  x = fmaxf(x, -125);
-  const float shifted = x + kToWhole;
-  const float rest = x - (shifted - kToWhole);
-  float y = fmaf(0.05517167f, rest, 0.24261114f);
-  y = fmaf(y, rest, 0.69326099f);
-  y = fmaf(y, rest, 0.99992807f);
-  return __int_as_float(__float_as_int(y) + (__float_as_int(shifted) << 23));
-}
-
 // Of the two rows (lane / 4 and 8 below) of which a thread has a quarter: the greatest score so
 // far, and this thread's part of the sum of exponentials.
 struct RowState {
@@ -58,10 +44,13 @@ __device__ inline void mask_scores(float (&scores)[64], int bits) {
   mask_block(scores + 32, bits & kSeesSecond, bits & kSecondIsDiagonal);
 }
 
+// A maximum stays until exponentials would exceed 2^kPatience: sums in f32 and probabilities in
+// bf16 have the range, and earlier sums hardly ever need another scale.
+inline constexpr float kPatience = 8;
+
 // New maxima of the rows; `shrink` is what earlier sums are to be multiplied by. Every row has seen
-// a key by the end of its first step, so no maximum is -inf. With kLazy > 0 a maximum stays until
-// it is exceeded by a factor of more than 2^kLazy.
-template <int kLazy, int kCount>
+// a key by the end of its first step, so no maximum is -inf.
+template <int kCount>
 __device__ void raise_tops(const float (&scores)[kCount], RowState& state, float (&shrink)[2],
                            float scale_log2) {
   // Several chains for each row: one alone would wait for itself.
@@ -85,16 +74,15 @@ __device__ void raise_tops(const float (&scores)[kCount], RowState& state, float
     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
     top = fmaxf(top, state.top[lower]);
-    if (kLazy > 0 && (top - state.top[lower]) * scale_log2 <= kLazy) top = state.top[lower];
+    if ((top - state.top[lower]) * scale_log2 <= kPatience) top = state.top[lower];
     shrink[lower] = exp2_fast((state.top[lower] - top) * scale_log2);
     state.top[lower] = top;
     state.sum[lower] *= shrink[lower];
   }
 }
 
-// Scores become exponentials relative to the maxima, and are added to the sums. kPolynomial of 16
-// are taken by exp2_polynomial.
-template <int kPolynomial, int kCount>
+// Scores become exponentials relative to the maxima, and are added to the sums.
+template <int kCount>
 __device__ void exponentials(float (&scores)[kCount], RowState& state, float scale_log2) {
   const float base[2] = {state.top[0] * scale_log2, state.top[1] * scale_log2};
   float sums[2][2] = {};
@@ -102,8 +90,7 @@ __device__ void exponentials(float (&scores)[kCount], RowState& state, float sca
   for (int n = 0; n < kCount / 4; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float x = fmaf(scores[n * 4 + i], scale_log2, -base[i / 2]);
-      scores[n * 4 + i] = n * kPolynomial % 16 < kPolynomial ? exp2_polynomial(x) : exp2_fast(x);
+      scores[n * 4 + i] = exp2_fast(fmaf(scores[n * 4 + i], scale_log2, -base[i / 2]));
       sums[i / 2][i % 2] += scores[n * 4 + i];
     }
   }
