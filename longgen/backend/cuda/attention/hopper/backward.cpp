@@ -82,13 +82,15 @@ Work make_work(const AttentionBackward& a, const BackwardTuning& tuning, const L
                           .head_dim = static_cast<int>(dim)};
   shape.chunk_tiles =
       std::max({int64_t{2}, tuning.chunk_steps / group, longest * longest / kMostItems});
+  const int64_t tile_blocks = query_rows(static_cast<int>(dim)) / kBackwardBlock;
   shape.remote_tiles =
-      std::max({int64_t{2}, tuning.remote_steps / group, longest * 64 / kMostItems});
+      std::max({int64_t{1}, tuning.remote_blocks / tile_blocks, longest * 64 / kMostItems});
   const bool in_chunks =
       shape.local_blocks * kBackwardBlock / query_rows(static_cast<int>(dim)) > shape.chunk_tiles &&
       longest > shape.chunk_tiles;
-  work.heads_together =
-      in_chunks ? 1 : std::clamp<int64_t>(tuning.heads_together / group, 1, kv_heads);
+  work.heads_together = tuning.heads_together;
+  if (tuning.heads_together == 0) work.heads_together = pattern.stride > 0 ? 4 : 4 / group;
+  work.heads_together = in_chunks ? 1 : std::clamp<int64_t>(work.heads_together, 1, kv_heads);
   shape.remote_lag = tuning.lag_waves * processors / work.heads_together;
   int32_t units = 0;
   for (int64_t h = 0; h < kv_heads;) {
@@ -204,7 +206,6 @@ void attention_backward(const AttentionBackward& a, const BackwardArgs& b, Uploa
       .local_blocks = static_cast<int32_t>(std::min<int64_t>(a.pattern->local_blocks, INT32_MAX)),
       .blocks = static_cast<int32_t>(layout.blocks),
       .scale = b.scale,
-      .debug = tuning.debug,
       .stats = r.stats,
       .query_sums = floats(layout.query_sums),
       .query_turns = counts(layout.query_turns),

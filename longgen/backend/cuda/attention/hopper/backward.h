@@ -15,10 +15,11 @@ struct BackwardTuning {
   // in L2 (50 MB), and there are more than twice as many as processors, so that neighbours need not
   // wait for each other.
   int64_t chunk_steps = 320;
-  int64_t remote_steps = 64;
-  int64_t heads_together = 4;  // query heads whose items alternate
-  int64_t lag_waves = 1;       // remote_lag, in items of all processors
-  int32_t debug = 0;
+  int64_t remote_blocks = 32;  // queries of a remote chunk, in blocks
+  // KV heads whose items alternate. 0: with strided blocks four, since many items of a head want
+  // the same tiles; otherwise as many as have four query heads, since their tiles share L2.
+  int64_t heads_together = 0;
+  int64_t lag_waves = 1;  // remote_lag, in items of all processors
 };
 
 // For head sizes and types that some call can have; 0 otherwise.

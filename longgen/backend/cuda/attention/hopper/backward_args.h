@@ -55,7 +55,6 @@ struct BackwardKernelArgs {
   int32_t local_blocks = 0;    // INT32_MAX: all
   int32_t blocks = 0;          // of kBackwardBlock rows, over all rows of the call
   float scale = 1;
-  int32_t debug = 0;  // 1: no order, 2: no dq
 
   const float* stats = nullptr;  // [q_heads, blocks + 1, 2, 64]: log2-sum-exp (inf: no row), delta
   float* query_sums = nullptr;   // [q_heads, blocks, head_dim / 64, 4096] dq before the scale
