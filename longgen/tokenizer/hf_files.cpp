@@ -59,7 +59,7 @@ Json vocabulary_json(const std::vector<std::string>& pieces) {
 
 Json merges_json(const std::vector<std::pair<std::string, std::string>>& merges) {
   Json list = Json::array();
-  for (const auto& [left, right] : merges) list.push_back(left + " " + right);
+  for (const auto& [left, right] : merges) list.push_back(fmt::format("{} {}", left, right));
   return list;
 }
 
