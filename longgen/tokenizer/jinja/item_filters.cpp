@@ -207,9 +207,9 @@ Value filter_map(Runtime& runtime, const Value& value, const Args& args) {
   if (args.positional.empty()) {
     const auto a = args.bind("map", {"attribute", "default"}, 1);
     for (const Value& item : items.sequence().items) {
-      Value found = follow(runtime, item, a[0]);
+      const Value found = follow(runtime, item, a[0]);
       const bool absent = a[1] != nullptr && !a[1]->is<None>() && found.is_undefined();
-      out.add(absent ? *a[1] : std::move(found));
+      out.add(absent ? *a[1] : found);
     }
     return out.finish(Flavour::kGenerator);
   }
