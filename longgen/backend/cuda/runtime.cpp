@@ -27,6 +27,8 @@ void* CudaMemory::allocate(int64_t bytes) {
   }
   check(status, "memory");
   check(cudaMemset(data, 0, static_cast<size_t>(bytes)), "zeroing memory");
+  // It runs on the default stream, which others do not wait for.
+  check(cudaStreamSynchronize(cudaStreamLegacy), "zeroing memory");
   return data;
 }
 
