@@ -361,6 +361,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
 template <int D>
 void launch_backward(const BackwardKernelArgs& args, int processors, cudaStream_t stream) {
   constexpr int kBytes = static_cast<int>(sizeof(BackwardShared<D>));
+  static_assert(kBytes <= 227 * 1024, "more shared memory than a thread block can have");
   cudaFuncSetAttribute(backward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   const int blocks = args.unit_count < processors ? args.unit_count : processors;
   backward_kernel<D><<<blocks, kBackwardThreads, kBytes, stream>>>(args);

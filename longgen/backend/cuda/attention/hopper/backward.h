@@ -1,5 +1,6 @@
 // Attention backward on wgmma and TMA: bf16, head sizes 64 and 128, blocks of 64, documents that
-// begin at multiples of 64 rows, operands at multiples of 16 bytes. Equal bits from call to call.
+// begin at multiples of 64 rows, operands at multiples of 16 bytes. Equal bits from call to call on
+// GPUs with as many processors (the list of work depends on their number).
 // Design and measurements: docs/kernels.md.
 #pragma once
 
