@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "bench/shapes.h"
+#include "longgen/backend/device_queue.h"
 #include "longgen/base/error.h"
 #include "longgen/base/system.h"
 #include "longgen/base/units.h"
@@ -147,7 +148,12 @@ Measurement decode_at(const ServedModel& model, const DecodeCase& c, DecodeRun& 
   for (int64_t i = 0; i < kWarmUpSteps; ++i) run.step(of_step(i));
   start_breakdown(model.backend);
   std::vector<double> seconds;
-  for (int64_t i = 0; i < c.steps; ++i) seconds.push_back(run.step(of_step(kWarmUpSteps + i)));
+  std::vector<double> on_device;
+  DeviceQueue* queue = device_queue(model.backend);
+  for (int64_t i = 0; i < c.steps; ++i) {
+    seconds.push_back(run.step(of_step(kWarmUpSteps + i)));
+    if (queue != nullptr) on_device.push_back(queue->last_step_seconds());
+  }
   Measurement m;
   m.timing = timing_of(std::move(seconds));
   finish_breakdown(model.backend, m.timing.total(), m);
@@ -166,6 +172,11 @@ Measurement decode_at(const ServedModel& model, const DecodeCase& c, DecodeRun& 
                   {"kv_bytes_in_use", run.cache().bytes_in_use()},
                   {"kv_bytes_allocated", run.cache().bytes_allocated()},
                   {"kv_bytes_all_full", run.cache().all_full_bytes()}};
+  if (queue != nullptr) {
+    const double median = timing_of(std::move(on_device)).median();
+    m.parameters["device_seconds"] = median;
+    m.name += fmt::format(" ({:.3f} ms on the device)", 1000 * median);
+  }
   return m;
 }
 

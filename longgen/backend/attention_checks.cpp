@@ -9,17 +9,21 @@ namespace longgen {
 
 void AttentionChecks::tensor(const char* name, const Tensor& x, DType dtype,
                              std::initializer_list<int64_t> shape) const {
-  const Tensor wanted(nullptr, dtype, shape);
-  require(x.defined() && x.dtype() == dtype && x.device() == device_ &&
-              std::equal(shape.begin(), shape.end(), x.shape().begin(), x.shape().end()),
-          "{} attention: {} is {}, expected {}", backend_, name,
-          x.defined() ? x.shape_string() : "undefined", wanted.shape_string());
+  // Asked at every call: nothing is formatted unless it is wrong.
+  if (x.defined() && x.dtype() == dtype && x.device() == device_ &&
+      std::equal(shape.begin(), shape.end(), x.shape().begin(), x.shape().end())) {
+    return;
+  }
+  fail("{} attention: {} is {}, expected {}", backend_, name,
+       x.defined() ? x.shape_string() : "undefined", Tensor(nullptr, dtype, shape).shape_string());
 }
 
 void AttentionChecks::common(const Tensor& q, int64_t kv_heads, int64_t kv_head_begin,
                              const AttentionPattern* pattern, double scale) const {
-  require(q.defined() && q.rank() == 3, "{} attention: q is {}, expected [rows, heads, head_dim]",
-          backend_, q.defined() ? q.shape_string() : "undefined");
+  if (!q.defined() || q.rank() != 3) {
+    fail("{} attention: q is {}, expected [rows, heads, head_dim]", backend_,
+         q.defined() ? q.shape_string() : "undefined");
+  }
   require(q.dtype() == DType::kF32 || q.dtype() == DType::kBF16,
           "{} attention: {} is not done on the {} backend; use f32 or bf16", backend_,
           dtype_name(q.dtype()), backend_);
@@ -107,8 +111,10 @@ void AttentionChecks::backward(const AttentionBackward& a, int64_t workspace_byt
 
 void AttentionChecks::kv_write(const KvView& kv, DType kv_dtype, int64_t block_size,
                                int64_t first_position, const Tensor& k, const Tensor& v) const {
-  require(k.defined() && k.rank() == 3, "{} kv_write: k is {}, expected [n, kv_heads, head_dim]",
-          backend_, k.defined() ? k.shape_string() : "undefined");
+  if (!k.defined() || k.rank() != 3) {
+    fail("{} kv_write: k is {}, expected [n, kv_heads, head_dim]", backend_,
+         k.defined() ? k.shape_string() : "undefined");
+  }
   tensor("k of kv_write", k, kv_dtype, {k.dim(0), k.dim(1), k.dim(2)});
   tensor("v of kv_write", v, kv_dtype, {k.dim(0), k.dim(1), k.dim(2)});
   require(first_position >= 0 && block_size > 0, "{} kv_write: position {}, block size {}",

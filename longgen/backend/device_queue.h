@@ -20,9 +20,9 @@ class DeviceQueue {
   // and table capacities that they name, so that a later step like it runs `work` once, without
   // launching, and starts the graph.
   virtual void step(bool repeats, const std::function<void()>& work) = 0;
-  // The same, for a step that repeats: seconds from the start of its first launch to the end of its
-  // last, by the device's own clock. Waits for it.
-  virtual double step_seconds(const std::function<void()>& work) = 0;
+  // Of the last step: seconds from the start of its first launch to the end of its last, by the
+  // device's own clock. Waits for it.
+  virtual double last_step_seconds() = 0;
   // Steps that were started as a graph.
   virtual int64_t graph_steps() const = 0;
 

@@ -18,9 +18,10 @@ void OperandChecks::memory(std::string_view op, std::string_view operand, const 
 
 void OperandChecks::activation(std::string_view op, std::string_view operand,
                                const Tensor& x) const {
-  require(x.defined() && (x.dtype() == DType::kF32 || x.dtype() == DType::kBF16),
-          "{} {}: {} is {}; this backend computes with f32 and bf16", backend_, op, operand,
-          describe(x));
+  if (!x.defined() || (x.dtype() != DType::kF32 && x.dtype() != DType::kBF16)) {
+    fail("{} {}: {} is {}; this backend computes with f32 and bf16", backend_, op, operand,
+         describe(x));
+  }
   memory(op, operand, x);
 }
 
@@ -29,8 +30,11 @@ void OperandChecks::shape(std::string_view op, std::string_view operand, const T
   const auto actual = x.shape();
   const bool same = x.defined() && x.dtype() == dtype &&
                     std::equal(actual.begin(), actual.end(), wanted.begin(), wanted.end());
-  require(same, "{} {}: {} is {}, but {} was expected", backend_, op, operand, describe(x),
-          Tensor(nullptr, dtype, wanted).shape_string());
+  // Asked at every call: nothing is formatted unless it is wrong.
+  if (!same) {
+    fail("{} {}: {} is {}, but {} was expected", backend_, op, operand, describe(x),
+         Tensor(nullptr, dtype, wanted).shape_string());
+  }
   memory(op, operand, x);
 }
 
@@ -46,8 +50,9 @@ void OperandChecks::like(std::string_view op, std::string_view operand, const Te
 
 void OperandChecks::rank(std::string_view op, std::string_view operand, const Tensor& x,
                          int rank) const {
-  require(x.rank() == rank, "{} {}: {} is {}, but rank {} was expected", backend_, op, operand,
-          describe(x), rank);
+  if (x.rank() != rank) {
+    fail("{} {}: {} is {}, but rank {} was expected", backend_, op, operand, describe(x), rank);
+  }
 }
 
 }  // namespace longgen

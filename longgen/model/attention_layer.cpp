@@ -32,6 +32,19 @@ AttentionActivations AttentionActivations::allocate(Arena& arena, const ModelCon
   return a;
 }
 
+AttentionActivations AttentionActivations::allocate_side_by_side(Arena& arena, const ModelConfig& c,
+                                                                 DType dtype, int64_t rows) {
+  const int64_t heads = c.num_heads + 2 * c.num_kv_heads;
+  const Tensor all =
+      arena.allocate("activations: attention q, k and v", dtype, {rows, heads, c.head_dim});
+  AttentionActivations a;
+  a.q = all.slice(1, 0, c.num_heads);
+  a.k = all.slice(1, c.num_heads, c.num_kv_heads);
+  a.v = all.slice(1, c.num_heads + c.num_kv_heads, c.num_kv_heads);
+  a.out = arena.allocate("activations: attention out", dtype, {rows, c.num_heads, c.head_dim});
+  return a;
+}
+
 AttentionActivations AttentionActivations::first_rows(int64_t n) const {
   AttentionActivations a;
   a.norm_stats = first(norm_stats, n);
@@ -97,24 +110,34 @@ AttentionLayer::AttentionLayer(const ModelConfig& config, const ParameterSet& we
   k_norm_ = Norm(weights, attention + "k_norm", NormKind::kRms, config.norm_eps);
 }
 
+void AttentionLayer::rotate(const StepContext& step, const Tensor& q, const Tensor& k) const {
+  const Tensor both = side_by_side(merge_heads(q), merge_heads(k));
+  if (both.defined()) {
+    const Tensor heads = both.reshape({both.dim(0), q.dim(1) + k.dim(1), q.dim(2)});
+    return step.backend.rope(heads, step.rope_table, step.positions, /*inverse=*/false);
+  }
+  for (const Tensor* x : {&q, &k}) {
+    step.backend.rope(*x, step.rope_table, step.positions, /*inverse=*/false);
+  }
+}
+
 void AttentionLayer::forward(const StepContext& step, const AttentionActivations& a,
                              const Tensor& normed, const Tensor& mid, const Tensor& x,
                              AttentionCall& call) const {
   Backend& b = step.backend;
   norm_.forward(b, normed, a.norm_stats, x);
-  q_.forward(b, merge_heads(q_norm_.defined() ? a.q_raw : a.q), normed);
-  k_.forward(b, merge_heads(k_norm_.defined() ? a.k_raw : a.k), normed);
-  v_.forward(b, merge_heads(a.v), normed);
+  Linear::forward_all(b,
+                      {{q_, merge_heads(q_norm_.defined() ? a.q_raw : a.q)},
+                       {k_, merge_heads(k_norm_.defined() ? a.k_raw : a.k)},
+                       {v_, merge_heads(a.v)}},
+                      normed);
   if (q_norm_.defined()) {
     q_norm_.forward(b, a.q, a.q_stats, a.q_raw);
     k_norm_.forward(b, a.k, a.k_stats, a.k_raw);
   }
-  if (step.rope_table.defined()) {
-    b.rope(a.q, step.rope_table, step.positions, /*inverse=*/false);
-    b.rope(a.k, step.rope_table, step.positions, /*inverse=*/false);
-  }
+  if (step.rope_table.defined()) rotate(step, a.q, a.k);
   call.run(layer_, a);
-  b.copy(mid, x);
+  if (mid.raw() != x.raw()) b.copy(mid, x);
   o_.forward(b, mid, merge_heads(a.out), /*accumulate=*/true);
 }
 

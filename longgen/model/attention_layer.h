@@ -33,6 +33,9 @@ struct AttentionActivations {
   static AttentionActivations allocate(Arena& arena, const ModelConfig& config, DType dtype,
                                        int64_t max_rows, bool for_backward,
                                        bool output_elsewhere = false);
+  // For serving: q, k and v are columns of one buffer, so that one product gives them all.
+  static AttentionActivations allocate_side_by_side(Arena& arena, const ModelConfig& config,
+                                                    DType dtype, int64_t max_rows);
   AttentionActivations first_rows(int64_t n) const;
 };
 
@@ -61,7 +64,7 @@ class AttentionLayer {
  public:
   AttentionLayer(const ModelConfig& config, const ParameterSet& weights, int64_t layer);
 
-  // mid [T, d] = x + attention(norm(x)). `normed` [T, d] is scratch; mid may not be x.
+  // mid [T, d] = x + attention(norm(x)). `normed` [T, d] is scratch; mid may be x.
   void forward(const StepContext& step, const AttentionActivations& a, const Tensor& normed,
                const Tensor& mid, const Tensor& x, AttentionCall& call) const;
 
@@ -76,6 +79,9 @@ class AttentionLayer {
                      const Tensor& x) const;
 
  private:
+  // q and k in place; one call where they lie side by side.
+  void rotate(const StepContext& step, const Tensor& q, const Tensor& k) const;
+
   int64_t layer_;
   const AttentionPattern* pattern_;
   double scale_;

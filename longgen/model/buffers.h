@@ -25,9 +25,30 @@ inline Tensor rows(const Tensor& x, int64_t begin, int64_t count) {
 inline Tensor front(const Tensor& x, std::initializer_list<int64_t> shape) {
   if (!x.defined()) return x;
   const Tensor view(x.raw(), x.dtype(), shape, x.device());
-  require(view.numel() <= x.numel(), "{} does not fit in {}", view.shape_string(),
-          x.shape_string());
+  if (view.numel() > x.numel()) {
+    fail("{} does not fit in {}", view.shape_string(), x.shape_string());
+  }
   return view;
+}
+
+// a [T, m] and b [T, n] as [T, m + n] where b's columns follow a's in memory, else undefined.
+inline Tensor side_by_side(const Tensor& a, const Tensor& b) {
+  const int64_t columns = a.dim(1) + b.dim(1);
+  const auto* end = static_cast<std::byte*>(a.raw()) + a.dim(1) * dtype_size(a.dtype());
+  if (a.raw() == nullptr || b.raw() != end || a.dtype() != b.dtype() || a.dim(0) != b.dim(0) ||
+      a.stride(0) != b.stride(0) || columns > a.stride(0)) {
+    return {};
+  }
+  return Tensor(a.raw(), a.dtype(), {a.dim(0), a.stride(0)}, a.device()).slice(1, 0, columns);
+}
+
+// a [m, k] and b [n, k] as [m + n, k] where b follows a in memory, else undefined.
+inline Tensor one_after_the_other(const Tensor& a, const Tensor& b) {
+  if (a.raw() == nullptr || b.raw() != static_cast<std::byte*>(a.raw()) + a.bytes() ||
+      a.dtype() != b.dtype() || a.dim(1) != b.dim(1) || !a.is_contiguous() || !b.is_contiguous()) {
+    return {};
+  }
+  return Tensor(a.raw(), a.dtype(), {a.dim(0) + b.dim(0), a.dim(1)}, a.device());
 }
 
 // [T, heads, head_dim] as [T, heads * head_dim].
@@ -38,8 +59,9 @@ template <typename T>
 void upload(Backend& backend, const Tensor& x, std::span<const T> values) {
   if (x.raw() == nullptr) return;
   if (x.device() == Device::kHost) {
-    require(x.numel() == static_cast<int64_t>(values.size()) && x.dtype() == DTypeOf<T>::value,
-            "{} values for {}", values.size(), x.shape_string());
+    if (x.numel() != static_cast<int64_t>(values.size()) || x.dtype() != DTypeOf<T>::value) {
+      fail("{} values for {}", values.size(), x.shape_string());
+    }
     std::memcpy(x.raw(), values.data(), values.size_bytes());
     return;
   }

@@ -39,7 +39,8 @@ class DecoderLayer {
   // The attention half, into a.mid. backward() needs it to be the last thing computed into `a`.
   void forward_attention(const StepContext& step, const LayerActivations& a,
                          const LayerScratch& scratch, const Tensor& x, AttentionCall& call) const;
-  // out [T, d] from x [T, d]; out may be a.mid, never x.
+  // out [T, d] from x [T, d]; out may be a.mid. Unless the halves stand side by side (parallel
+  // residual), both may be x.
   void forward(const StepContext& step, const LayerActivations& a, const LayerScratch& scratch,
                const Tensor& out, const Tensor& x, AttentionCall& call) const;
   // d [T, d]: in, the gradient at the layer's output; out, at its input x.

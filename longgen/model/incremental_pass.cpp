@@ -41,7 +41,7 @@ struct IncrementalPass::Impl {
   StepInputs inputs;
   CachedAttention attention;
 
-  Tensor x[2];     // [T, d], a layer's input and output in turn
+  Tensor x[2];     // [T, d], a layer's input and output in turn; the same one where that may be
   Tensor logit_x;  // [max_logit_rows, d]
   LayerActivations activations;
   LayerScratch scratch;
@@ -71,19 +71,28 @@ IncrementalPass::Impl::Impl(const ModelConfig& c, const ParameterSet& weights, B
 }
 
 void IncrementalPass::Impl::plan(Arena& arena) {
+  // Where launches cost as much as small products.
+  const bool few_launches = device_queue(backend) != nullptr;
   inputs.allocate(arena);
-  for (Tensor& buffer : x) {
-    buffer = arena.allocate("residual stream", dtype, {max_rows, config.hidden_size});
-  }
+  const auto stream = [&] {
+    return arena.allocate("residual stream", dtype, {max_rows, config.hidden_size});
+  };
+  x[0] = stream();
+  x[1] = config.parallel_residual ? stream() : x[0];
   logit_x = arena.allocate("rows with logits", dtype, {max_logit_rows, config.hidden_size});
   head_buffers = HeadBuffers::allocate(arena, config, dtype, max_logit_rows, false);
   {
     const ArenaScope scope(arena);
-    activations.attention = AttentionActivations::allocate(arena, config, dtype, max_rows, false);
+    activations.attention =
+        few_launches && !config.qk_norm
+            ? AttentionActivations::allocate_side_by_side(arena, config, dtype, max_rows)
+            : AttentionActivations::allocate(arena, config, dtype, max_rows, false);
     scratch.normed = arena.allocate("normed", dtype, {max_rows, config.hidden_size});
     attention.allocate(arena, dtype, max_rows);
   }
-  scratch.mlp = MlpBuffers::allocate(arena, config, dtype, std::min(mlp_chunk(backend), max_rows), false);
+  const int64_t chunk = std::min(mlp_chunk(backend), max_rows);
+  scratch.mlp = few_launches ? MlpBuffers::allocate_side_by_side(arena, config, dtype, chunk)
+                             : MlpBuffers::allocate(arena, config, dtype, chunk, false);
 }
 
 void IncrementalPass::Impl::set(std::span<const SequenceChunk> chunks, KvStore& store) {

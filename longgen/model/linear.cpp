@@ -1,5 +1,7 @@
 #include "longgen/model/linear.h"
 
+#include "longgen/model/buffers.h"
+
 namespace longgen::model {
 
 Linear::Linear(const ParameterSet& weights, const std::string& name)
@@ -11,6 +13,22 @@ Linear::Linear(const ParameterSet& weights, const std::string& name)
 
 void Linear::forward(Backend& backend, const Tensor& y, const Tensor& x, bool accumulate) const {
   backend.linear_forward(y, x, view_, bias_.value, accumulate);
+}
+
+void Linear::forward_all(Backend& backend, std::initializer_list<Output> outputs, const Tensor& x) {
+  Tensor y, w;
+  bool joined = true;
+  for (const Output& o : outputs) {
+    const WeightView& view = o.linear.view_;
+    joined = joined && view.is_plain() && !o.linear.bias_.value.defined();
+    if (!joined) break;
+    y = y.defined() ? side_by_side(y, o.y) : o.y;
+    w = w.defined() ? one_after_the_other(w, view.data) : view.data;
+    joined = y.defined() && w.defined();
+    if (!joined) break;
+  }
+  if (joined) return backend.linear_forward(y, x, w, Tensor(), /*accumulate=*/false);
+  for (const Output& o : outputs) o.linear.forward(backend, o.y, x);
 }
 
 void Linear::backward(Backend& backend, const ParameterSet& gradients, const Tensor& dx,

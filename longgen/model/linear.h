@@ -1,6 +1,7 @@
 // y = x w^T + bias. Quantised weights, adapters and tensor parallelism enter here.
 #pragma once
 
+#include <initializer_list>
 #include <string>
 
 #include "longgen/backend/backend.h"
@@ -10,6 +11,12 @@ namespace longgen::model {
 
 class Linear {
  public:
+  // y [T, n] of one of several products of the same x.
+  struct Output {
+    const Linear& linear;
+    Tensor y;
+  };
+
   Linear() = default;
   // Parameters `name`.weight and, where the model has it, `name`.bias.
   Linear(const ParameterSet& weights, const std::string& name);
@@ -18,6 +25,9 @@ class Linear {
 
   // y [T, n] from x [T, k]; accumulate adds to y (a residual stream).
   void forward(Backend& backend, const Tensor& y, const Tensor& x, bool accumulate = false) const;
+  // All of them: one product where weights lie one after the other in memory, outputs are columns
+  // side by side, and nothing has a bias.
+  static void forward_all(Backend& backend, std::initializer_list<Output> outputs, const Tensor& x);
   // dx [T, k] from dy [T, n]; gradients of the weight and bias are added to, unless frozen.
   void backward(Backend& backend, const ParameterSet& gradients, const Tensor& dx, const Tensor& dy,
                 const Tensor& x, bool accumulate_dx = false) const;

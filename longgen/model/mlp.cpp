@@ -30,6 +30,19 @@ MlpBuffers MlpBuffers::allocate(Arena& arena, const ModelConfig& c, DType dtype,
   return m;
 }
 
+MlpBuffers MlpBuffers::allocate_side_by_side(Arena& arena, const ModelConfig& c, DType dtype,
+                                             int64_t chunk) {
+  const int64_t f = c.intermediate_size;
+  MlpBuffers m;
+  m.normed = arena.allocate("chunk of the MLP: normed", dtype, {chunk, c.hidden_size});
+  const Tensor both =
+      arena.allocate("chunk of the MLP: gate and up", dtype, {chunk, c.gated_mlp ? 2 * f : f});
+  m.gate = both.slice(1, 0, f);
+  if (c.gated_mlp) m.up = both.slice(1, f, f);
+  m.hidden = arena.allocate("chunk of the MLP: hidden", dtype, {chunk, f});
+  return m;
+}
+
 Mlp::Mlp(const ModelConfig& config, const ParameterSet& weights, int64_t layer)
     : activation_(config.activation) {
   const std::string prefix = fmt::format("model.layers.{}.", layer), mlp = prefix + "mlp.";
@@ -41,8 +54,8 @@ Mlp::Mlp(const ModelConfig& config, const ParameterSet& weights, int64_t layer)
 
 void Mlp::project(Backend& backend, const Tensor& normed, const Tensor& gate,
                   const Tensor& up) const {
-  gate_.forward(backend, gate, normed);
-  if (up_.defined()) up_.forward(backend, up, normed);
+  if (!up_.defined()) return gate_.forward(backend, gate, normed);
+  Linear::forward_all(backend, {{gate_, gate}, {up_, up}}, normed);
 }
 
 void Mlp::forward(Backend& backend, const MlpBuffers& buffers, const MlpSaved& saved,

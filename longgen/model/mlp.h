@@ -18,6 +18,9 @@ struct MlpBuffers {
 
   static MlpBuffers allocate(Arena& arena, const ModelConfig& config, DType dtype, int64_t chunk,
                              bool for_backward);
+  // For serving: gate and up are columns of one buffer, so that one product gives both.
+  static MlpBuffers allocate_side_by_side(Arena& arena, const ModelConfig& config, DType dtype,
+                                          int64_t chunk);
 };
 
 // What one layer keeps for backward when it is not run again: [T, f], else undefined.

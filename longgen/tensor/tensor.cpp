@@ -41,8 +41,10 @@ std::string Tensor::shape_string() const {
 
 Tensor Tensor::slice(int axis, int64_t begin, int64_t count) const {
   const int a = check_axis(axis);
-  require(begin >= 0 && count >= 0 && begin <= shape_[a] && count <= shape_[a] - begin,
-          "slice [{}, {} + {}) of axis {} of {}", begin, begin, count, a, shape_string());
+  // Views are made at every step: nothing is formatted unless it is wrong.
+  if (begin < 0 || count < 0 || begin > shape_[a] || count > shape_[a] - begin) {
+    fail("slice [{}, {} + {}) of axis {} of {}", begin, begin, count, a, shape_string());
+  }
   Tensor part = *this;
   part.shape_[a] = count;
   if (data_ != nullptr) {
@@ -55,23 +57,27 @@ Tensor Tensor::slice(int axis, int64_t begin, int64_t count) const {
 // be cut anew, so views such as [T, heads * d] -> [T, heads, d] of strided rows work.
 Tensor Tensor::reshape(std::initializer_list<int64_t> shape) const {
   Tensor view(data_, dtype_, shape, device_);
-  require(view.numel() == numel(), "{} cannot be seen as {}", shape_string(), view.shape_string());
+  const auto refuse = [&] {
+    fail("{} cannot be seen as {}", shape_string(), Tensor(data_, dtype_, shape).shape_string());
+  };
+  if (view.numel() != numel()) refuse();
   if (is_contiguous()) return view;
   int old_axis = rank_ - 1;
   for (int axis = view.rank_ - 1; axis >= 0;) {
-    require(old_axis >= 0, "{} cannot be seen as {}", shape_string(), view.shape_string());
+    if (old_axis < 0) refuse();
     int64_t old_count = shape_[old_axis], new_count = view.shape_[axis];
     int64_t stride = stride_[old_axis];
     view.stride_[axis] = stride;
     while (old_count != new_count) {
       if (new_count < old_count) {
-        require(axis > 0, "{} cannot be seen as {}", shape_string(), view.shape_string());
+        if (axis == 0) refuse();
         --axis;
         view.stride_[axis] = stride * new_count;
         new_count *= view.shape_[axis];
       } else {
-        require(old_axis > 0 && stride_[old_axis - 1] == stride * old_count,
-                "strides of {} do not allow {}", shape_string(), view.shape_string());
+        if (old_axis == 0 || stride_[old_axis - 1] != stride * old_count) {
+          fail("strides of {} do not allow {}", shape_string(), view.shape_string());
+        }
         --old_axis;
         old_count *= shape_[old_axis];
       }

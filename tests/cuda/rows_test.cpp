@@ -48,6 +48,45 @@ TEST_P(CudaRows, LinearForward) {
   }
 }
 
+// Up to eight rows have a kernel of their own, with several columns a warp where there are many.
+TEST_P(CudaRows, LinearOfFewRows) {
+  for (int64_t rows = 1; rows <= 9; ++rows) {
+    for (const auto& [n, k] :
+         {std::pair<int64_t, int64_t>{1, 8}, {5, 264}, {960, 576}, {8195, 72}}) {
+      for (const bool accumulate : {false, true}) {
+        const bool wide = rows % 2 == 0;
+        const DType out = wide ? DType::kF32 : dtype();
+        Operand& x = input({rows, k}, 1, 8);
+        Operand& w = input({n, k}, 1, 16);
+        Operand& bias = input({n});
+        Operand& y = accumulate ? input(out, {rows, n}, 1, 8) : output(out, {rows, n}, 8);
+        run([&](Backend& b, auto t) {
+          b.linear_forward(t(y), t(x), t(w), accumulate ? Tensor() : t(bias), accumulate);
+        });
+        const double product = accumulate && out == DType::kBF16 ? 1.0 / 512 : 0;  // as above
+        expect_close(y, 2 * sum_error(k) + product,
+                     fmt::format("{} x {} x {}{}", rows, n, k, accumulate ? " +=" : " + bias"));
+      }
+    }
+  }
+}
+
+// A batch's rows are what each would be alone.
+TEST_P(CudaRows, FewRowsDoNotDependOnEachOther) {
+  if (dtype() != DType::kBF16) return;
+  const int64_t n = 8200, k = 1000;
+  Operand &x = input({8, k}), &w = input({n, k}), &y = output(DType::kF32, {8, n});
+  run([&](Backend& b, auto t) { b.linear_forward(t(y), t(x), t(w), Tensor(), false); });
+  for (int64_t row = 0; row < 8; row += 3) {
+    Operand& alone = output(DType::kF32, {1, n});
+    run([&](Backend& b, auto t) {
+      b.linear_forward(t(alone), t(x).slice(0, row, 1), t(w), Tensor(), false);
+    });
+    for (int64_t i = 0; i < n; ++i)
+      ASSERT_EQ(alone.actual(0, i), y.actual(row, i)) << row << " " << i;
+  }
+}
+
 // Rows that begin anywhere: no alignment is assumed.
 TEST_P(CudaRows, LinearUnaligned) {
   Operand& x = input({33, 31}, 1, 2);

@@ -20,6 +20,22 @@ class PinnedMemory : public MemoryResource {
   void deallocate(void* data, int64_t bytes) override;
 };
 
+// Some of it that lives as long as the backend.
+class PinnedBuffer {
+ public:
+  explicit PinnedBuffer(int64_t bytes)
+      : data_(static_cast<std::byte*>(PinnedMemory().allocate(bytes))), bytes_(bytes) {}
+  ~PinnedBuffer() { PinnedMemory().deallocate(data_, bytes_); }
+  PinnedBuffer(const PinnedBuffer&) = delete;
+  PinnedBuffer& operator=(const PinnedBuffer&) = delete;
+  std::byte* get() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* data_;
+  int64_t bytes_;
+};
+
 // One after the other on a stream of their own.
 class CopyQueue {
  public:

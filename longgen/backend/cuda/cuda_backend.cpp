@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "longgen/backend/cuda/few_rows.h"
 #include "longgen/backend/cuda/wide_rows.h"
 #include "longgen/backend/operand_checks.h"
 #include "longgen/base/checked.h"
@@ -14,6 +15,7 @@ namespace {
 
 constexpr int64_t kScratchBytes = int64_t{64} << 20;
 static_assert(kScratchBytes >= 4 * kWidePartialFloats);
+constexpr int64_t kArrivalBytes = int64_t{4} << 20;
 constexpr int64_t kMostParts = 128;  // pieces of the rows in sums over rows
 constexpr int kHopper = 9;           // compute capability that the kernels are built for
 
@@ -119,7 +121,9 @@ CudaBackend::CudaBackend(int device)
       steps_(stream_.get()),
       uploads_(stream_.get(), steps_),
       scratch_(kScratchBytes),
-      error_flag_(256) {}
+      error_flag_(256),
+      seen_flag_(256),
+      arrivals_(kArrivalBytes) {}
 
 std::string CudaBackend::description() const {
   return fmt::format("cuda:{} ({}, {})", device_.index, device_.name, format_bytes(device_.bytes));
@@ -129,11 +133,9 @@ void CudaBackend::refuse_in_step(std::string_view operation) const {
   require(!steps_.active(), "cuda {}: not in a step", operation);
 }
 
-double CudaBackend::step_seconds(const std::function<void()>& work) {
-  const Event start, end;
-  steps_.run(/*repeats=*/true, work, &start, &end);
+double CudaBackend::last_step_seconds() {
   finish();
-  return end.seconds_since(start);
+  return steps_.seconds();
 }
 
 double CudaBackend::seconds(const std::function<void()>& work) {
@@ -148,14 +150,13 @@ double CudaBackend::seconds(const std::function<void()>& work) {
 
 void CudaBackend::finish() {
   refuse_in_step("reading back");
-  int bad = 0;
-  check(
-      cudaMemcpyAsync(&bad, error_flag_.get(), sizeof(bad), cudaMemcpyDeviceToHost, stream_.get()),
-      "running kernels");
+  auto* bad = reinterpret_cast<int*>(seen_flag_.get());
+  check(cudaMemcpyAsync(bad, error_flag_.get(), sizeof(int), cudaMemcpyDeviceToHost, stream_.get()),
+        "running kernels");
   stream_.synchronize();
-  if (bad == 0) return;
-  check(cudaMemset(error_flag_.get(), 0, sizeof(bad)), "clearing the error");
-  fail("cuda: an id or position at row {} is out of range", bad - 1);
+  if (*bad == 0) return;
+  check(cudaMemset(error_flag_.get(), 0, sizeof(int)), "clearing the error");
+  fail("cuda: an id or position at row {} is out of range", *bad - 1);
 }
 
 int64_t CudaBackend::parts(int64_t rows, int64_t columns) const {
@@ -256,22 +257,25 @@ void CudaBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightV
   checks().exact("linear", "y", y, y.dtype(), {x.dim(0), w.dim(0)});
   if (bias.defined()) checks().exact("linear", "bias", bias, x.dtype(), {w.dim(0)});
   if (collected("linear", y, x, w, bias, accumulate)) return;
+  ProductArgs args{.m = x.dim(0),
+                   .n = w.dim(0),
+                   .k = x.dim(1),
+                   .a = x.raw(),
+                   .b = w.raw(),
+                   .c = y.raw(),
+                   .a_stride = x.stride(0),
+                   .b_stride = w.stride(0),
+                   .c_stride = y.stride(0),
+                   .b_transposed = true,
+                   .type = element_of(x.dtype()),
+                   .c_type = element_of(y.dtype()),
+                   .bias = bias.defined() ? bias.raw() : nullptr,
+                   .accumulate = accumulate};
+  if (takes_few_rows(args)) return product_few_rows(args, stream_.get());
   // cuBLASLt adds a bias of its inputs' type to outputs of that type alone.
   const bool fused = bias.defined() && !accumulate && y.dtype() == x.dtype();
-  products_.run({.m = x.dim(0),
-                 .n = w.dim(0),
-                 .k = x.dim(1),
-                 .a = x.raw(),
-                 .b = w.raw(),
-                 .c = y.raw(),
-                 .a_stride = x.stride(0),
-                 .b_stride = w.stride(0),
-                 .c_stride = y.stride(0),
-                 .b_transposed = true,
-                 .type = element_of(x.dtype()),
-                 .c_type = element_of(y.dtype()),
-                 .bias = fused ? bias.raw() : nullptr,
-                 .accumulate = accumulate});
+  if (!fused) args.bias = nullptr;
+  products_.run(args);
   if (bias.defined() && !fused) {
     add_bias(last_dimension_rows(y), element_of(y.dtype()), bias.raw(), element_of(bias.dtype()),
              stream_.get());

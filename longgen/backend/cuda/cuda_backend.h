@@ -35,7 +35,7 @@ class CudaBackend : public Backend, public DeviceQueue {
 
   void step(bool repeats, const std::function<void()>& work) override { steps_.run(repeats, work); }
   int64_t graph_steps() const override { return steps_.graph_steps(); }
-  double step_seconds(const std::function<void()>& work) override;
+  double last_step_seconds() override;
   double seconds(const std::function<void()>& work) override;
 
   void zero(const Tensor& x) override;
@@ -125,9 +125,11 @@ class CudaBackend : public Backend, public DeviceQueue {
   CopyQueue copies_;
   Steps steps_;
   Uploads uploads_;
-  Buffer scratch_;        // partial sums, numbers on their way to the host
-  Buffer error_flag_;     // int: see ErrorFlag
-  Buffer arrived_{4096};  // see hopper::DecodeArgs; 0 between launches
+  Buffer scratch_;          // partial sums, numbers on their way to the host
+  Buffer error_flag_;       // int: see ErrorFlag
+  Buffer arrived_{4096};    // see hopper::DecodeArgs; 0 between launches
+  PinnedBuffer seen_flag_;  // error_flag_'s copy on the host
+  PinnedBuffer arrivals_;   // small results on their way to pageable memory, which is slow to reach
 };
 
 // Rows of x, whatever its rank: a contiguous tensor is cut into rows that suit the kernels. Throws

@@ -1,5 +1,6 @@
 // Zeros and copies of the cuda backend, between devices and types.
 #include <algorithm>
+#include <cstring>
 
 #include "longgen/backend/cuda/cuda_backend.h"
 #include "longgen/base/error.h"
@@ -18,8 +19,9 @@ void CudaBackend::zero(const Tensor& x) {
 
 void CudaBackend::copy(const Tensor& dst, const Tensor& src) {
   const auto a = dst.shape(), b = src.shape();
-  require(std::equal(a.begin(), a.end(), b.begin(), b.end()), "cuda copy: {} from {}",
-          dst.shape_string(), src.shape_string());
+  if (!std::equal(a.begin(), a.end(), b.begin(), b.end())) {
+    fail("cuda copy: {} from {}", dst.shape_string(), src.shape_string());
+  }
   if (src.numel() == 0) return;
   const bool to_device = dst.device() == longgen::Device::kCuda;
   const bool from_device = src.device() == longgen::Device::kCuda;
@@ -57,9 +59,10 @@ int64_t CudaBackend::copy_beside(const Tensor& dst, const Tensor& src) {
 // Rows of the host through the scratch buffer, as many at a time as fit; the device converts.
 void CudaBackend::upload(const Tensor& dst, const Tensor& src) {
   if (steps_.active()) {
-    require(dst.dtype() == src.dtype() && dst.is_contiguous() && src.is_contiguous(),
-            "cuda copy: in a step, {} from the host is converted or not contiguous",
-            dst.shape_string());
+    if (dst.dtype() != src.dtype() || !dst.is_contiguous() || !src.is_contiguous()) {
+      fail("cuda copy: in a step, {} from the host is converted or not contiguous",
+           dst.shape_string());
+    }
     const void* staged = steps_.put(src.raw(), src.bytes(), 0);
     if (collected("copy from the host", dst)) return;
     return check(cudaMemcpyAsync(dst.raw(), staged, static_cast<size_t>(src.bytes()),
@@ -104,10 +107,13 @@ void CudaBackend::download(const Tensor& dst, const Tensor& src) {
   require(dst.is_contiguous(), "cuda copy: {} in host memory is not contiguous",
           dst.shape_string());
   if (dst.dtype() == src.dtype() && src.is_contiguous()) {
-    check(cudaMemcpyAsync(dst.raw(), src.raw(), static_cast<size_t>(src.bytes()),
-                          cudaMemcpyDeviceToHost, stream_.get()),
+    const bool small = src.bytes() <= arrivals_.bytes();
+    check(cudaMemcpyAsync(small ? arrivals_.get() : dst.raw(), src.raw(),
+                          static_cast<size_t>(src.bytes()), cudaMemcpyDeviceToHost, stream_.get()),
           "downloading");
-    return finish();
+    finish();
+    if (small) std::memcpy(dst.raw(), arrivals_.get(), static_cast<size_t>(src.bytes()));
+    return;
   }
   const Rows from = src.is_contiguous() ? rows_of(src) : last_dimension_rows(src);
   const int64_t row_bytes = from.cols * dtype_size(dst.dtype());

@@ -76,14 +76,13 @@ void* Steps::put_once(const void* data, int64_t bytes, int64_t capacity) {
   return at->second;
 }
 
-void Steps::run(bool repeats, const std::function<void()>& work, const Event* start,
-                const Event* end) {
+void Steps::run(bool repeats, const std::function<void()>& work) {
   require(!active(), "cuda: a step within a step");
   ++steps_;
   try {
     collect(work);
     upload();
-    if (start != nullptr) start->record(stream_);
+    start_.record(stream_);
     if (!repeats) {
       launch(work);
     } else {
@@ -100,7 +99,7 @@ void Steps::run(bool repeats, const std::function<void()>& work, const Event* st
         ++graph_steps_;
       }
     }
-    if (end != nullptr) end->record(stream_);
+    end_.record(stream_);
     mode_ = Mode::kNone;
   } catch (...) {
     mode_ = Mode::kNone;

@@ -26,9 +26,9 @@ class Steps {
   Steps(const Steps&) = delete;
   Steps& operator=(const Steps&) = delete;
 
-  // `start` and `end`, where given, are recorded around the launches.
-  void run(bool repeats, const std::function<void()>& work, const Event* start = nullptr,
-           const Event* end = nullptr);
+  void run(bool repeats, const std::function<void()>& work);
+  // Of the last step's launches, which have run.
+  double seconds() const { return end_.seconds_since(start_); }
 
   bool active() const { return mode_ != Mode::kNone; }
   bool collecting() const { return mode_ == Mode::kCollect; }
@@ -82,6 +82,7 @@ class Steps {
   Buffer device_;
   std::byte* host_[2] = {};     // pinned, in turn
   cudaEvent_t copied_[2] = {};  // recorded when the copy from it has been queued
+  Event start_, end_;           // around a step's launches
   int half_ = 0;
   Mode mode_ = Mode::kNone;
   Key key_{};
