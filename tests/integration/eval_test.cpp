@@ -232,5 +232,24 @@ TEST_F(EvalProgram, GeneratesAndScores) {
   expect_error(longgen({"generate", model_, "-p", "a", "-n", "1G"}), 1, {"GB", "memory are free"});
 }
 
+// Whether it is the build, the machine or the number that is lacking.
+TEST_F(EvalProgram, AGpuThatIsNotThereIsAnError) {
+  const std::vector<std::vector<std::string>> commands = {
+      {"generate", model_, "-p", "a"},
+      {"score", model_, "--text", path("text/story.txt")},
+      {"eval", model_, "--tasks", "passkey", "--lengths", "512"},
+      {"chat", model_, "-p", "a"},
+      {"bench", "gemm", "--size", "8x8x8"},
+      {"bench", "decode", "--shape", "tiny", "--depths", "0"}};
+  for (std::vector<std::string> command : commands) {
+    command.insert(command.end(), {"--device", "cuda:99"});
+    const ProgramResult result = longgen(command);
+    EXPECT_EQ(result.code, 1) << command[0];
+    EXPECT_THAT(result.err, ::testing::AnyOf(HasSubstr("GPU"), HasSubstr("without CUDA")));
+    command.back() = "gpu";
+    expect_error(longgen(command), 2, {"unknown device", "cuda:N"});
+  }
+}
+
 }  // namespace
 }  // namespace longgen

@@ -304,13 +304,21 @@ void CudaBackend::kv_write_all(std::span<const AttentionSequence> sequences, DTy
           "cuda kv_write: block size {} is no power of two", block_size);
   std::vector<SequenceArgs> to;
   int64_t most_rows = 0;
+  // Strides count in eights of bf16, more than f32 asks for.
+  bool sixteens = in_sixteens(k) && in_sixteens(v) && k.dim(2) % 8 == 0;
   for (const AttentionSequence& s : sequences) {
     checks().kv_write(s.kv, kv_dtype, block_size, s.first_position,
                       k.slice(0, s.row_begin, s.row_count), v.slice(0, s.row_begin, s.row_count));
     to.push_back(sequence_args(s));
     most_rows = std::max(most_rows, s.row_count);
+    for (const void* data : {s.kv.keys, s.kv.values}) {
+      sixteens =
+          sixteens && in_sixteens(data, {s.kv.page_stride, s.kv.head_stride, s.kv.token_stride});
+    }
   }
   if (most_rows == 0) return;
+  require(most_rows <= INT32_MAX / (k.dim(1) * k.dim(2)),
+          "cuda kv_write: {} rows of {} x {} channels in a call", most_rows, k.dim(1), k.dim(2));
   const KvWriteArgs args{.sequences = uploads_.put(std::span<const SequenceArgs>(to)),
                          .sequence_count = static_cast<int32_t>(to.size()),
                          .k = k.raw(),
@@ -320,10 +328,13 @@ void CudaBackend::kv_write_all(std::span<const AttentionSequence> sequences, DTy
                          .v_row = v.stride(0),
                          .v_head = v.stride(1),
                          .most_rows = most_rows,
+                         .in_sixteens = sixteens,
                          .kv_heads = static_cast<int32_t>(k.dim(1)),
                          .head_dim = static_cast<int32_t>(k.dim(2)),
                          .block_shift = std::countr_zero(static_cast<uint64_t>(block_size))};
-  if (collected("kv_write", k, v, kv_dtype, block_size, to.size(), most_rows)) return;
+  if (collected("kv_write", k, v, kv_dtype, block_size, to.size(), most_rows, sixteens)) {
+    return;
+  }
   cuda::kv_write(args, kv_dtype == DType::kBF16, stream_.get());
 }
 

@@ -41,8 +41,9 @@ __global__ void rope_kernel(Rows x, int64_t heads, const float* table, int64_t t
 
 template <int kActivation>
 __global__ void activation_forward_kernel(Rows out, Rows gate, Rows up) {
+  const int64_t first = kVector * (blockIdx.y * kThreads + threadIdx.x);
   for (int64_t r = blockIdx.x; r < gate.rows; r += gridDim.x) {
-    for (int64_t c = kVector * threadIdx.x; c < gate.cols; c += kVector * kThreads) {
+    for (int64_t c = first; c < gate.cols; c += kVector * kThreads * gridDim.y) {
       Floats8 g = load8(row<Bf16>(gate, r) + c), u;
       if (up.data != nullptr) u = load8(row<Bf16>(up, r) + c);
 #pragma unroll
@@ -106,8 +107,12 @@ bool wide_activation_forward(int activation, const Rows& out, const Rows& gate, 
                              cudaStream_t stream) {
   if (!is_wide(out) || !is_wide(gate) || !is_wide(up)) return false;
   by_activation(activation, [&](auto kind) {
+    // A few rows are cut into pieces.
+    constexpr int64_t kFewRows = 64;
+    const unsigned pieces =
+        gate.rows <= kFewRows ? blocks_for(gate.cols, kVector * kThreads, kFewRows) : 1;
     activation_forward_kernel<decltype(kind)::value>
-        <<<blocks_for(gate.rows, 1), kThreads, 0, stream>>>(out, gate, up);
+        <<<dim3(blocks_for(gate.rows, 1), pieces), kThreads, 0, stream>>>(out, gate, up);
   });
   return true;
 }

@@ -89,7 +89,8 @@ struct KvWriteArgs {
   int32_t sequence_count = 0;
   const void *k = nullptr, *v = nullptr;
   int64_t k_row = 0, k_head = 0, v_row = 0, v_head = 0;
-  int64_t most_rows = 0;  // of a sequence
+  int64_t most_rows = 0;     // of a sequence
+  bool in_sixteens = false;  // all of them begin at multiples of 16 bytes, channels too
   int32_t kv_heads = 0, head_dim = 0, block_shift = 6;
 };
 void kv_write(const KvWriteArgs& args, bool bf16, cudaStream_t stream);

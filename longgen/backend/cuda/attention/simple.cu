@@ -168,22 +168,33 @@ __global__ void delta_kernel(BackwardArgs a) {
   if (threadIdx.x % 32 == 0) a.delta[head * a.delta_head + row] = sum;
 }
 
-template <typename T>
+// A thread: sizeof(V) bytes of a key and of its value.
+template <typename T, typename V>
 __global__ void kv_write_kernel(KvWriteArgs a) {
+  constexpr int kEach = sizeof(V) / sizeof(T);
   const SequenceArgs& s = a.sequences[blockIdx.y];
-  const int64_t i = blockIdx.x / a.kv_heads, row = s.row_begin + i;
-  const int head = static_cast<int>(blockIdx.x % a.kv_heads);
+  const unsigned item = blockIdx.x * blockDim.x + threadIdx.x, vectors = a.head_dim / kEach;
+  const int c = static_cast<int>(item % vectors) * kEach;
+  const int head = static_cast<int>(item / vectors % a.kv_heads);
+  const int64_t i = item / vectors / a.kv_heads, row = s.row_begin + i;
   if (i >= s.row_count) return;
   const int64_t at = kv_offset(s, a.block_shift, head, static_cast<int>(s.first_position + i));
   if (at < 0) return;
-  auto* keys = static_cast<T*>(const_cast<void*>(s.keys)) + at;
-  auto* values = static_cast<T*>(const_cast<void*>(s.values)) + at;
-  const T* k = static_cast<const T*>(a.k) + row * a.k_row + head * a.k_head;
-  const T* v = static_cast<const T*>(a.v) + row * a.v_row + head * a.v_head;
-  for (int c = threadIdx.x; c < a.head_dim; c += blockDim.x) {
-    keys[c] = k[c];
-    values[c] = v[c];
-  }
+  const auto copy = [&](const void* to, const void* from, int64_t row_stride, int64_t head_stride) {
+    auto* target = static_cast<T*>(const_cast<void*>(to)) + at + c;
+    const T* source = static_cast<const T*>(from) + row * row_stride + head * head_stride + c;
+    *reinterpret_cast<V*>(target) = *reinterpret_cast<const V*>(source);
+  };
+  copy(s.keys, a.k, a.k_row, a.k_head);
+  copy(s.values, a.v, a.v_row, a.v_head);
+}
+
+template <typename T, typename V>
+void launch_kv_write(const KvWriteArgs& a, cudaStream_t stream) {
+  constexpr int kThreads = 256;
+  const int64_t items = a.most_rows * a.kv_heads * (a.head_dim * sizeof(T) / sizeof(V));
+  const dim3 grid(blocks_for(items, kThreads, INT32_MAX), static_cast<unsigned>(a.sequence_count));
+  kv_write_kernel<T, V><<<grid, kThreads, 0, stream>>>(a);
 }
 
 template <typename F>
@@ -217,11 +228,9 @@ void attention_delta(const BackwardArgs& a, bool bf16, cudaStream_t stream) {
 }
 
 void kv_write(const KvWriteArgs& a, bool bf16, cudaStream_t stream) {
-  const dim3 grid(blocks_for(a.most_rows * a.kv_heads, 1, INT32_MAX),
-                  static_cast<unsigned>(a.sequence_count));
   by_type(bf16, [&](auto zero) {
-    kv_write_kernel<decltype(zero)>
-        <<<grid, a.head_dim >= 128 ? 128 : 64, 0, stream>>>(a);
+    using T = decltype(zero);
+    a.in_sixteens ? launch_kv_write<T, uint4>(a, stream) : launch_kv_write<T, T>(a, stream);
   });
 }
 
