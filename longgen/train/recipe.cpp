@@ -149,13 +149,23 @@ void read_table(const std::vector<RecipeKey>& keys, const toml::table& table,
   }
 }
 
+[[noreturn]] void refuse_character(std::string_view text, size_t at, const std::string& file,
+                                   std::string_view advice) {
+  fail_usage("{}:{}: a character beyond ASCII {}", file,
+             1 + std::count(text.begin(), text.begin() + static_cast<int64_t>(at), '\n'), advice);
+}
+
 // Behind the string that begins at `at`.
-size_t end_of_string(std::string_view text, size_t at) {
+size_t end_of_string(std::string_view text, size_t at, const std::string& file) {
   const char quote = text[at];
   const std::string three(3, quote);
   const bool multiline = text.substr(at, 3) == three;
   for (at += multiline ? 3 : 1; at < text.size(); ++at) {
     if (text[at] == '\\' && quote == '"') {
+      // toml++ looks for white space there, and meets others with undefined behaviour too.
+      const size_t next = text.find_first_not_of(" \t\v\f\r\n", at + 1);
+      if (multiline && next != text.npos && static_cast<unsigned char>(text[next]) >= 0x80)
+        refuse_character(text, next, file, "right behind a \\; put it before, on the same line");
       ++at;
     } else if (multiline && text.substr(at, 3) == three) {
       at += 3;
@@ -180,12 +190,11 @@ void refuse_stray_characters(std::string_view text, const std::string& file) {
     if (c == '#') {
       at = std::min(text.find('\n', at), text.size());
     } else if ((c == '"' || c == '\'') && std::string_view("\n=,[{.").find(last) != text.npos) {
-      at = end_of_string(text, at);  // elsewhere a quote begins nothing
+      at = end_of_string(text, at, file);  // elsewhere a quote begins nothing
     } else if (static_cast<unsigned char>(c) < 0x80) {
       ++at;
     } else {
-      fail_usage("{}:{}: a character beyond ASCII outside of quotes; quote the text it belongs to",
-                 file, 1 + std::count(text.begin(), text.begin() + static_cast<int64_t>(at), '\n'));
+      refuse_character(text, at, file, "outside of quotes; quote the text it belongs to");
     }
   }
 }

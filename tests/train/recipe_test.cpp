@@ -99,11 +99,16 @@ TEST(Recipe, CharactersBeyondAsciiStandInQuotesAndComments) {
   EXPECT_THAT(error_of_text("\n\nh\u00e9 = 1\n"), HasSubstr("r.toml:3: a character beyond ASCII"));
   EXPECT_THAT(error_of_text("output = 'x'\n\u0493\n"), HasSubstr("r.toml:2"));
   EXPECT_THAT(error_of_text("output = \"\"\"a\"\"\"\"\u00e9\n"), HasSubstr("r.toml:1"));
+  EXPECT_THAT(error_of_text("output = \"\"\"a\\\n \t\n\uFDFF\"\"\"\n"),
+              HasSubstr("r.toml:3: a character beyond ASCII right behind a \\"));
+  EXPECT_THAT(error_of_text("output = \"\"\"a\\\uFDFF\"\"\"\n"), HasSubstr("right behind a \\"));
   Recipe recipe;
   read_recipe(recipe, "# \u00e9\noutput = \"\u00e9\\\"\u00e9\" # '\u00e9\n", "r.toml");
   EXPECT_EQ(recipe.output, "\u00e9\"\u00e9");
   read_recipe(recipe, "\xEF\xBB\xBFoutput = \'\'\'\u00e9\n\u00e9\'\'\'\n", "r.toml");
   EXPECT_EQ(recipe.output, "\u00e9\n\u00e9");
+  read_recipe(recipe, "output = \"\"\"\u00e9\\\n  a\u00e9\"\"\"\n", "r.toml");
+  EXPECT_EQ(recipe.output, "\u00e9a\u00e9");
 }
 
 TEST(Recipe, AnEndlessOrUnprintableKeyIsQuotedInShort) {
