@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../.."
 here=bench/compare
 home=${LONGGEN_COMPARE:-build/compare}
 llama_version=0.3.36
-isa= python= llama_bench= list=
+isa='' python='' llama_bench='' list=''
 for ((i = 1; i <= $#; ++i)); do
   next=$((i + 1))
   case "${!i}" in
@@ -76,10 +76,12 @@ if [ -z "$python" ]; then
   python=$home/venv/bin/python
   if ! "$python" -c 'import torch, transformers' 2>/dev/null; then
     echo "Installing PyTorch (CPU) and Transformers" >&2
-    $pip install torch --index-url https://download.pytorch.org/whl/cpu || $pip install torch
+    # The CPU wheels are smaller; where only PyPI is reached, its own do.
+    $pip install torch --retries 0 --index-url https://download.pytorch.org/whl/cpu 2>/dev/null ||
+      $pip install torch
     $pip install numpy transformers
   fi
   if [ -z "$llama_bench" ]; then install_llama; fi
-  set -- "$@" --python "$python"
+  set -- --work "$home" "$@" --python "$python"
 fi
 exec "$python" $here/compare.py "$@"
