@@ -22,6 +22,7 @@ struct Measurement {
   DType dtype = DType::kF32;    // whose peak it is held against
   nlohmann::json breakdown;     // null, or one object an operation and shape, the longest first
   std::string breakdown_table;  // the same for people
+  std::string memory_table;     // what was planned, for people, each line ended; empty: nothing
 
   double per_second(double amount) const { return amount / timing.median(); }
 };

@@ -43,22 +43,15 @@ nlohmann::json plan_json(const train::MemoryPlan& plan) {
   return items;
 }
 
-// What the process (on a host) or the device held at most since `before`, when there was so much
-// available. On a device nothing is given back before a step is over.
-int64_t bytes_in_use(Backend& backend, int64_t before) {
-  return backend.memory().device() == Device::kHost ? peak_resident_bytes()
-                                                    : before - backend.memory().available_bytes();
-}
-
 }  // namespace
 
 Measurement measure_train_step(const model::ModelConfig& config, const TrainCase& c,
                                Backend& backend, const Repeats& repeats) {
   require(c.tokens >= 2, "a training step of {} tokens; at least 2 are needed", c.tokens);
-  reset_peak_resident();
-  const train::AvailableMemory available = train::available_memory(backend);
+  const MemoryUse memory(backend);
   const train::TrainerOptions options = trainer_options(c);
-  const train::MemoryPlan plan = train::check_memory(config, backend, c.dtype, options, available);
+  const train::MemoryPlan plan =
+      train::check_memory(config, backend, c.dtype, options, train::available_memory(backend));
   const double start = monotonic_seconds();
   train::Optimizer optimizer(config, c.dtype, backend, options.optimizer, backend.memory());
   fill_random(optimizer.master(), c.seed, &backend);
@@ -85,7 +78,8 @@ Measurement measure_train_step(const model::ModelConfig& config, const TrainCase
   Measurement m;
   m.timing = measure(step, repeats);
   finish_breakdown(backend, m.timing.total(), m);
-  m.resident_bytes = bytes_in_use(backend, available.device);
+  // On a device nothing is given back before a step is over.
+  m.resident_bytes = memory.bytes(/*before=*/0);
   m.tokens = static_cast<double>(c.tokens);
   m.flops = model::count_flops(config, c.tokens).train;
   m.dtype = c.dtype;
@@ -99,8 +93,8 @@ Measurement measure_train_step(const model::ModelConfig& config, const TrainCase
                   {"set_up_seconds", set_up},
                   {"planned_bytes", plan.device_bytes()},
                   {"offloaded_bytes", plan.offloaded_bytes()},
-                  {"memory", plan_json(plan)},
-                  {"memory_table", plan.table()}};
+                  {"memory", plan_json(plan)}};
+  m.memory_table = plan.table();
   return m;
 }
 

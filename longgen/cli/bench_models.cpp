@@ -272,12 +272,9 @@ class BenchTrainCommand : public Command {
  private:
   // What was planned and what was in use, below the row; under --json they are among its members.
   bench::Measurement with_memory(bench::Measurement m) const {
-    const auto table = m.parameters.at("memory_table").get<std::string>();
-    m.parameters.erase("memory_table");
-    if (!common_->json) {
-      m.breakdown_table += fmt::format("{}{}  {:<40} {:>10}", m.breakdown_table.empty() ? "" : "\n",
-                                       table, "in use", format_bytes(m.resident_bytes));
-    }
+    if (common_->json) return m;
+    m.breakdown_table += fmt::format("{}{}  {:<40} {:>10}", m.breakdown_table.empty() ? "" : "\n",
+                                     m.memory_table, "in use", format_bytes(m.resident_bytes));
     return m;
   }
 

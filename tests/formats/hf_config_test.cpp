@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "formats_testing.h"
+#include "hf_config_testing.h"
 #include "longgen/formats/hf_rope.h"
 #include "longgen/pattern/hybrid_spec.h"
 
@@ -18,17 +19,7 @@ using longgen::testing::tiny_config;
 using longgen::testing::tiny_config_json;
 using model::RopeKind;
 using ::testing::HasSubstr;
-using TestJson = longgen::testing::Json;
 
-HfConfig read(const TestJson& json) { return read_hf_config(Json::parse(json.dump()), "c.json"); }
-std::string read_error(const TestJson& json) {
-  return error_of([&] { read(json); });
-}
-TestJson with(const std::string& key, const TestJson& value) {
-  TestJson json = tiny_config_json();
-  json[key] = value;
-  return json;
-}
 // A hybrid of the tiny model as written: layer 0 sparse, layer 1 full.
 TestJson hybrid_json() {
   auto config = tiny_config();

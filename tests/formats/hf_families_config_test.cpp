@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "formats_testing.h"
+#include "hf_config_testing.h"
 #include "longgen/formats/hf_config.h"
 #include "longgen/formats/hf_rope.h"
 
@@ -12,17 +13,6 @@ namespace {
 using longgen::testing::error_of;
 using longgen::testing::tiny_config_json;
 using ::testing::HasSubstr;
-using TestJson = longgen::testing::Json;
-
-HfConfig read(const TestJson& json) { return read_hf_config(Json::parse(json.dump()), "c.json"); }
-std::string read_error(const TestJson& json) {
-  return error_of([&] { read(json); });
-}
-TestJson with(const std::string& key, const TestJson& value) {
-  TestJson json = tiny_config_json();
-  json[key] = value;
-  return json;
-}
 
 TestJson of_family(const std::string& model_type) {
   TestJson json = tiny_config_json();
