@@ -11,9 +11,10 @@ namespace {
 
 constexpr Repeats kRepeats{.least = 5, .most = 20, .seconds = 0.3};
 
-double product_rate(Backend& backend, int64_t size, DType dtype) {
+double product_rate(Backend& backend, int64_t size, DType dtype,
+                    const Repeats& repeats = kRepeats) {
   const Measurement m =
-      measure_product({.m = size, .n = size, .k = size, .dtype = dtype}, backend, kRepeats);
+      measure_product({.m = size, .n = size, .k = size, .dtype = dtype}, backend, repeats);
   return m.per_second(m.flops);
 }
 
@@ -37,6 +38,12 @@ Peaks measure_device_peaks(Backend& backend) {
   peaks.read_bytes = copy_rate(backend);
   peaks.read_name = "device copy";
   return peaks;
+}
+
+ArithmeticPeak measure_sustained_product(Backend& backend) {
+  constexpr Repeats kSecond{.least = 5, .most = 100000, .seconds = 1};
+  product_rate(backend, 8192, DType::kBF16, kSecond);
+  return {"product 8192^3, hot", "bf16", product_rate(backend, 8192, DType::kBF16, kSecond)};
 }
 
 }  // namespace longgen::bench

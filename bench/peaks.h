@@ -29,7 +29,11 @@ struct Peaks {
 };
 
 // Of a device: products of 8192 x 8192 x 8192 (f32: 4096), and copying 2 GB, read and written.
+// They take a tenth of a second: of a GPU that was idle, at clocks that it cannot hold.
 Peaks measure_device_peaks(Backend& backend);
+// The same bf16 products over two seconds, of which the second one counts: what is left of them at
+// the clocks that the GPU's power allows.
+ArithmeticPeak measure_sustained_product(Backend& backend);
 // About a second. `isa`: what the backend uses (not kAuto).
 Peaks measure_peaks(ThreadPool& pool, CpuIsa isa);
 

@@ -33,6 +33,11 @@ std::string rate(double per_second, double unit, int digits) {
   return per_second > 0 ? fmt::format("{:.{}f}", per_second / unit, digits) : "";
 }
 
+void print_peak(const bench::ArithmeticPeak& peak) {
+  fmt::print("peak {:<18} {:>8.3f} T{}/s ({})\n", peak.name, peak.flops / kTera,
+             peak.numbers == "int8" ? "OP" : "FLOP", peak.numbers);
+}
+
 Json machine_json(const Backend& backend, const bench::Peaks& peaks, int threads) {
   Json json = {{"machine", backend.description()}, {"threads", threads}};
   for (const bench::ArithmeticPeak& peak : peaks.arithmetic) {
@@ -119,8 +124,7 @@ void BenchReport::print_machine() const {
   }
   fmt::print("{}\n", backend_->description());
   for (const bench::ArithmeticPeak& peak : peaks_.arithmetic) {
-    fmt::print("peak {:<18} {:>8.3f} T{}/s ({})\n", peak.name, peak.flops / kTera,
-               peak.numbers == "int8" ? "OP" : "FLOP", peak.numbers);
+    print_peak(peak);
   }
   if (peaks_.read_bytes > 0) {
     fmt::print("peak {:<18} {:>8.1f} GB/s\n", peaks_.read_name, peaks_.read_bytes / kGiga);
@@ -149,6 +153,20 @@ void BenchReport::row(const bench::Measurement& m) {
              share(bytes, peaks_.read_bytes),
              m.resident_bytes > 0 ? format_bytes(m.resident_bytes) : "");
   if (!m.breakdown_table.empty()) fmt::print("\n{}\n", m.breakdown_table);
+  std::fflush(stdout);
+}
+
+void BenchReport::finish() {
+  if (peaks_.arithmetic.empty() || backend_->memory().device() == Device::kHost) return;
+  const bench::ArithmeticPeak peak = bench::measure_sustained_product(*backend_);
+  if (common_.json) {
+    fmt::print(
+        "{}\n",
+        Json({{"name", peak.name}, {"numbers", peak.numbers}, {"tflops", peak.flops / kTera}})
+            .dump());
+  } else {
+    print_peak(peak);
+  }
   std::fflush(stdout);
 }
 

@@ -36,6 +36,9 @@ class BenchReport {
   // Under --breakdown it keeps the time of every operation.
   Backend& backend() { return profile_ ? *profile_ : *backend_; }
   void row(const bench::Measurement& measurement);
+  // After the last row, where a device's peaks were measured: the product again, at the clocks
+  // that the device holds under load.
+  void finish();
 
  private:
   void print_machine() const;

@@ -103,6 +103,7 @@ class BenchServingCommand : public Command {
     Backend& backend = report.backend();
     const Loaded loaded = load(backend);
     measure({loaded.config, *loaded.weights, report.backend(), common_->seed}, report);
+    report.finish();
     return 0;
   }
 
@@ -266,6 +267,7 @@ class BenchTrainCommand : public Command {
       report.row(with_memory(model_.described(
           bench::measure_train_step(config, c, report.backend(), options_.repeats))));
     }
+    report.finish();
     return 0;
   }
 

@@ -144,6 +144,7 @@ class BenchGemmCommand : public Command {
       c.seed = common_->seed;
       report.row(bench::measure_product(c, report.backend(), options_.repeats));
     }
+    report.finish();
     return 0;
   }
 
