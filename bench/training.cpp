@@ -45,11 +45,13 @@ nlohmann::json plan_json(const train::MemoryPlan& plan) {
 
 }  // namespace
 
-Measurement measure_train_step(const model::ModelConfig& config, const TrainCase& c,
+Measurement measure_train_step(const model::ModelConfig& config, const TrainCase& asked,
                                Backend& backend, const Repeats& repeats) {
-  require(c.tokens >= 2, "a training step of {} tokens; at least 2 are needed", c.tokens);
+  require(asked.tokens >= 2, "a training step of {} tokens; at least 2 are needed", asked.tokens);
   const MemoryUse memory(backend);
-  const train::TrainerOptions options = trainer_options(c);
+  TrainCase c = asked;
+  train::TrainerOptions options = trainer_options(c);
+  c.pass = options.pass = train::keep_more(config, backend, c.dtype, options, c.memory);
   const train::MemoryPlan plan =
       train::check_memory(config, backend, c.dtype, options, train::available_memory(backend));
   const double start = monotonic_seconds();

@@ -16,6 +16,8 @@ struct TrainCase {
   DType dtype = DType::kBF16;  // of activations and of the weights that products read
   bool bf16_state = false;     // weights and moments in bf16 without a master
   bool warm_up = true;         // a first step that does not count
+  // Within so many bytes more is kept than `pass` says, so that less is computed again.
+  int64_t memory = 0;
   uint64_t seed = 0;
 };
 

@@ -213,7 +213,8 @@ def gigabytes(rows):
 
 
 def train(run, tokens, goal):
-    ours = run.longgen("train", "--tokens", str(tokens))
+    # The memory that the goal allows: within it, backward computes as little again as it can.
+    ours = run.longgen("train", "--tokens", str(tokens), "--memory", "3584M" if tokens < 8 * K else "4G")
     peers, notes = {}, [f"longgen {gigabytes(ours)}"]
     for name, extra in (("transformers", []), ("transformers, checkpointing", ["--checkpointing"])):
         if extra and tokens < 8 * K:

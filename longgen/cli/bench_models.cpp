@@ -12,6 +12,7 @@
 #include "longgen/cli/bench_common.h"
 #include "longgen/cli/load_model.h"
 #include "longgen/pattern/hybrid_spec.h"
+#include "longgen/train/memory_plan.h"
 #include "longgen/train/recipe.h"
 
 namespace longgen::cli {
@@ -230,9 +231,14 @@ class BenchTrainCommand : public Command {
     common_ = &common;
     model_.add_to(app);
     add_lengths_option(app, "--tokens", tokens_, "Tokens of the sequence (2K)");
-    app.add_option("--recompute", recompute_, "What backward runs again: all, the MLP alone, none")
+    app.add_option(
+           "--recompute", recompute_,
+           "What backward runs again: all, the MLP alone, none; auto: what --memory asks for")
         ->capture_default_str()
-        ->check(CLI::IsMember({"all", "mlp", "none"}));
+        ->check(CLI::IsMember({"auto", "all", "mlp", "none"}));
+    add_length_option(app, "--memory", memory_,
+                      "With --recompute auto: bytes (4G) within which as little as possible runs "
+                      "again (on a CPU half of those available; on a GPU all does)");
     app.add_option("--optimizer-state", optimizer_state_,
                    "f32 (masters and moments) or bf16 (weights and moments without masters)")
         ->capture_default_str()
@@ -256,7 +262,8 @@ class BenchTrainCommand : public Command {
     for (const int64_t tokens : tokens_) {
       bench::TrainCase c{.tokens = tokens, .dtype = bench_dtype(*common_, report.backend())};
       c.pass.recompute = recompute_ != "none";
-      c.pass.recompute_attention = recompute_ == "all";
+      c.pass.recompute_attention = recompute_ != "mlp";
+      if (recompute_ == "auto") c.memory = memory_.value_or(default_memory(report.backend()));
       train::parse_kept_outputs(keep_outputs_, c.pass);
       c.pass.offload = train::parse_offload(offload_);
       c.pass.mlp_chunk = std::min(tokens, mlp_chunk_);
@@ -272,6 +279,11 @@ class BenchTrainCommand : public Command {
   }
 
  private:
+  static int64_t default_memory(Backend& backend) {
+    const bool host = backend.memory().device() == Device::kHost;
+    return host ? train::available_memory(backend).device / 2 : 0;
+  }
+
   // What was planned and what was in use, below the row; under --json they are among its members.
   bench::Measurement with_memory(bench::Measurement m) const {
     if (common_->json) return m;
@@ -284,7 +296,8 @@ class BenchTrainCommand : public Command {
   BenchOptions options_;
   ModelChoice model_;
   std::vector<int64_t> tokens_ = {2048};
-  std::string recompute_ = "all", optimizer_state_ = "f32", keep_outputs_ = "none";
+  std::optional<int64_t> memory_;
+  std::string recompute_ = "auto", optimizer_state_ = "f32", keep_outputs_ = "none";
   std::string offload_ = "none";
   int64_t mlp_chunk_ = 2048, loss_chunk_ = 512;
   bool no_warm_up_ = false;

@@ -134,6 +134,29 @@ MemoryPlan plan_memory(const model::ModelConfig& config, Backend& backend, DType
   return {Trainer(config, backend, activation, options, none).memory_items()};
 }
 
+model::TrainOptions keep_more(const model::ModelConfig& config, Backend& backend, DType activation,
+                              const TrainerOptions& options, int64_t bytes) {
+  using model::KeptOutputs;
+  const model::TrainOptions& asked = options.pass;
+  if (asked.offload != model::Offload::kNone) return asked;
+  TrainerOptions more = options;
+  const auto fits = [&] {
+    return plan_memory(config, backend, activation, more).device_bytes() + kProcessBytes <= bytes;
+  };
+  more.pass.recompute = false;
+  if (!asked.recompute || fits()) return more.pass;
+  more.pass.recompute = true;
+  more.pass.recompute_attention = false;
+  if (!asked.recompute_attention || fits()) return more.pass;
+  more.pass.recompute_attention = true;
+  for (const KeptOutputs kept : {KeptOutputs::kAllLayers, KeptOutputs::kFullLayers}) {
+    more.pass.keep_outputs = kept;
+    if (asked.keep_outputs >= kept || fits()) break;
+    more.pass.keep_outputs = asked.keep_outputs;
+  }
+  return more.pass;
+}
+
 AvailableMemory available_memory(Backend& backend) {
   return {backend.memory().available_bytes(), available_memory_bytes()};
 }

@@ -23,6 +23,13 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const model::ModelConfig& config, Backend& backend, DType activation,
                        const TrainerOptions& options);
 
+// `options` with a policy that keeps at least what they ask for, so that backward computes less
+// again: the first that fits into `bytes` of what keeps everything; everything but the MLP's
+// activations; all attention outputs; those of full layers. As asked where none does, or where
+// something is offloaded. Changes no bit of the result.
+model::TrainOptions keep_more(const model::ModelConfig& config, Backend& backend, DType activation,
+                              const TrainerOptions& options, int64_t bytes);
+
 // Memory that may be used: of the backend, and of the host for what is offloaded.
 struct AvailableMemory {
   int64_t device = 0, host = 0;

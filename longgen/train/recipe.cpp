@@ -262,6 +262,7 @@ void check_memory_policy(const TrainRecipe& t) {
         "f32 where train.dtype is f32");
   model::TrainOptions unused;
   parse_kept_outputs(t.keep_outputs, unused);
+  check(t.memory >= -1, "train.memory", t.memory, "-1, 0 or bytes");
   const bool recomputes = t.recompute && t.recompute_attention;
   check(parse_offload(t.offload) == model::Offload::kNone || recomputes, "train.offload", t.offload,
         "none without train.recompute and train.recompute_attention");

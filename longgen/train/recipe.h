@@ -57,6 +57,7 @@ struct TrainRecipe {
   std::string optimizer_state = "f32";
   bool recompute = true, recompute_attention = true;
   std::string keep_outputs = "full", offload = "none";
+  int64_t memory = 0;  // for keeping more than they say; 0: what suits the device; -1: none
   int64_t mlp_chunk = 0, loss_chunk = 0;  // 0: what suits the device
   int64_t eval_every = 0, eval_tokens = int64_t{1} << 18;
   int64_t checkpoint_every = 0;

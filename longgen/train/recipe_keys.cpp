@@ -171,6 +171,10 @@ std::vector<RecipeKey> train_keys(TrainRecipe& t) {
        "What waits in host memory for backward: none, outputs (those kept), activations (layer "
        "inputs, too); needs a GPU and both recomputations",
        &t.offload, false},
+      {"train.memory",
+       "Bytes (4G) that training may take to keep more than the recomputations above do and so run "
+       "less again; 0: on a CPU half of those available, on a GPU none; -1: none",
+       &t.memory, false},
       {"train.mlp_chunk", "Tokens a chunk of the MLP; 0: what suits the device", &t.mlp_chunk},
       {"train.loss_chunk", "Tokens a chunk of head and loss; 0: what suits the device",
        &t.loss_chunk},

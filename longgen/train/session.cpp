@@ -186,6 +186,15 @@ TrainerOptions trainer_options(const TrainRecipe& t, const Plan& plan, Backend& 
   return options;
 }
 
+// What backward keeps: more than asked for where train.memory has room.
+model::TrainOptions policy(const TrainRecipe& t, const model::ModelConfig& config, Backend& backend,
+                           DType activation, const TrainerOptions& options) {
+  const bool host = backend.memory().device() == Device::kHost;
+  const int64_t bytes =
+      t.memory == 0 && host ? available_memory(backend).device / 2 : std::max<int64_t>(t.memory, 0);
+  return keep_more(config, backend, activation, options, bytes);
+}
+
 RunOptions run_options(const Recipe& recipe, int64_t steps, const SessionOptions& options) {
   const TrainRecipe& t = recipe.train;
   return {.output = recipe.output,
@@ -339,8 +348,10 @@ std::string size_line(const StartingModel& start, const TrainerOptions& options,
 MemoryPlan plan_recipe(const Recipe& recipe, Backend& backend) {
   validate_recipe(recipe);
   const StartingModel start = open_starting_model(recipe);
-  return plan_memory(start.config, backend, usable_dtype(recipe, backend),
-                     trainer_options(recipe.train, Plan{}, backend));
+  const DType activation = usable_dtype(recipe, backend);
+  TrainerOptions options = trainer_options(recipe.train, Plan{}, backend);
+  options.pass = policy(recipe.train, start.config, backend, activation, options);
+  return plan_memory(start.config, backend, activation, options);
 }
 
 RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptions& options) {
@@ -348,8 +359,10 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
   const StartingModel start = open_starting_model(recipe);
   const DType activation = usable_dtype(recipe, backend);
   const AvailableMemory available = available_memory(backend);
-  const MemoryPlan memory = check_memory(start.config, backend, activation,
-                                         trainer_options(recipe.train, Plan{}, backend), available);
+  TrainerOptions trainer_settings = trainer_options(recipe.train, Plan{}, backend);
+  trainer_settings.pass = policy(recipe.train, start.config, backend, activation, trainer_settings);
+  const MemoryPlan memory =
+      check_memory(start.config, backend, activation, trainer_settings, available);
   create_output(recipe.output);
   const DirectoryLock lock(recipe.output);
   const CheckpointStore store(fs::path(recipe.output) / "state", recipe.train.keep_checkpoints);
@@ -370,7 +383,9 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
     return found ? RunSummary{.step = found->step, .tokens = found->tokens} : RunSummary{};
   }
   const Plan plan = plan_steps(recipe.train, *data.packer);
-  const TrainerOptions trainer_settings = trainer_options(recipe.train, plan, backend);
+  const model::TrainOptions pass = trainer_settings.pass;  // as planned
+  trainer_settings = trainer_options(recipe.train, plan, backend);
+  trainer_settings.pass = pass;
   Trainer trainer(start.config, backend, activation, trainer_settings, backend.memory(),
                   &backend.offload_memory());
   RunState state{.seed = recipe.train.seed,

@@ -305,6 +305,45 @@ TEST_F(TrainerTest, RefusesWhatDoesNotFitAndSaysWhatWould) {
   EXPECT_THAT(message(slack + 1000), HasSubstr("smaller model"));
 }
 
+TEST_F(TrainerTest, KeepsAsMuchAsFits) {
+  using model::KeptOutputs;
+  const int64_t process = int64_t{64} << 20;
+  TrainerOptions options = tiny_options();
+  options.length = 4096;
+  const auto bytes = [&](const model::TrainOptions& pass) {
+    TrainerOptions changed = options;
+    changed.pass = pass;
+    return plan_memory(tiny_config(), *backend_, DType::kBF16, changed).device_bytes() + process;
+  };
+  const auto kept = [&](int64_t budget) {
+    return keep_more(tiny_config(), *backend_, DType::kBF16, options, budget);
+  };
+  model::TrainOptions none = options.pass, mlp = none, outputs = none;
+  none.recompute = false;
+  mlp.recompute_attention = false;
+  outputs.keep_outputs = KeptOutputs::kAllLayers;
+  ASSERT_GT(bytes(none), bytes(mlp));
+  ASSERT_GT(bytes(mlp), bytes(outputs));
+  ASSERT_GT(bytes(outputs), bytes(options.pass));
+  EXPECT_FALSE(kept(bytes(none)).recompute);
+  for (const int64_t budget : {bytes(none) - 1, bytes(mlp)}) {
+    EXPECT_TRUE(kept(budget).recompute);
+    EXPECT_FALSE(kept(budget).recompute_attention);
+  }
+  for (const int64_t budget : {bytes(mlp) - 1, bytes(outputs)}) {
+    EXPECT_TRUE(kept(budget).recomputes_attention());
+    EXPECT_EQ(kept(budget).keep_outputs, KeptOutputs::kAllLayers);
+  }
+  EXPECT_EQ(bytes(kept(0)), bytes(options.pass));
+  // Never less than asked for.
+  options.pass = mlp;
+  EXPECT_FALSE(kept(0).recompute_attention);
+  options.pass = none;
+  EXPECT_FALSE(kept(0).recompute);
+  options.pass = outputs;
+  EXPECT_EQ(kept(0).keep_outputs, KeptOutputs::kAllLayers);
+}
+
 TEST_F(TrainerTest, StopsBetweenStepsAndGoesOn) {
   ScratchFolder output;
   const auto trainer = make_trainer(*backend_, DType::kF32, tiny_options());
