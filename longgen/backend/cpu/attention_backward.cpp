@@ -42,7 +42,9 @@ class Backward {
   void run_key_tile(const KeyTile& keys, const QueryTile& tile, int64_t kv_head, float* slot,
                     BackwardScratch& t);
   AttentionGradientPanel panel_of(const KeyTile& keys, const QueryTile& tile, int64_t row,
-                                  int64_t lanes, LeftOperand k_down, float* dk, BackwardScratch& t);
+                                  int64_t lanes, int64_t at, LeftOperand k_down,
+                                  BackwardScratch& t);
+  void add_keys(const KeyTile& keys, int64_t row, int64_t count, float* dk, BackwardScratch& t);
   const float* lse_of(const KeyTile& keys, int64_t row, int64_t lanes, BackwardScratch& t) const;
   void store_queries(const QueryTile& tile, int64_t kv_head, BackwardScratch& t);
   void sum_parts(const std::vector<BackwardPart>& parts, int64_t kv_head, int64_t first_slot);
@@ -179,10 +181,10 @@ void Backward::load_queries(const QueryTile& tile, int64_t kv_head, BackwardScra
   const int64_t rows = rows_of(tile), padding = padding_of(tile);
   const int64_t padded = round_up<int64_t>(rows, kPanel), units = layout_.row_units;
   for (int64_t first = 0; first < padded; first += kPanel) {
-    load_panel(a_.q, tile, kv_head, first, t.q_columns + first * units, t.q_paired + first * units,
-               t);
+    const int64_t paired = layout_.element_units(first) * paired_row();
+    load_panel(a_.q, tile, kv_head, first, t.q_columns + first * units, t.q_paired + paired, t);
     load_panel(a_.dout, tile, kv_head, first, t.dout_columns + first * units,
-               t.dout_paired + first * units, t);
+               t.dout_paired + paired, t);
   }
   t.masks.fill(*a_.pattern, tile, layout_.group, padded);
   std::fill_n(t.lse, padded, INFINITY);
@@ -217,11 +219,40 @@ void Backward::run_key_tile(const KeyTile& keys, const QueryTile& tile, int64_t 
   const LeftOperand k_down = down_columns(layout_, t.k_rows, keys.keys, t.k_units);
   float* dk = slot + (document(tile).row_begin + keys.blocks[0] * block_size) * layout_.head_dim;
   const int64_t step = layout_.lane_step(), end = round_up(keys.row_end, step);
+  const int64_t most = group_rows(layout_);
   for (int64_t row = keys.row_begin / step * step; row < end;) {
-    const int64_t lanes = std::min(kPanel - row % kPanel, end - row);
-    kernels_.backward(panel_of(keys, tile, row, lanes, k_down, dk, t));
-    row += lanes;
+    const int64_t group = std::min(most - row % kPanel, end - row);
+    for (int64_t at = 0; at < group;) {
+      const int64_t lanes = std::min(kPanel - (row + at) % kPanel, group - at);
+      kernels_.backward(panel_of(keys, tile, row + at, lanes, at, k_down, t));
+      at += lanes;
+    }
+    add_keys(keys, row, group, dk, t);
+    row += group;
   }
+}
+
+// dk and dv of the key tile from rows [row, row + count); dk points to the tile's rows of the slot,
+// those of dv lie a plane behind.
+void Backward::add_keys(const KeyTile& keys, int64_t row, int64_t count, float* dk,
+                        BackwardScratch& t) {
+  const int64_t paired = layout_.element_units(row) * paired_row();
+  AttentionProduct product = {.m = round_up<int64_t>(keys.keys, 16),
+                              .n = layout_.head_dim,
+                              .depth = layout_.element_units(count),
+                              .a = t.p_rows,
+                              .a_row = layout_.element_units(group_rows(layout_)),
+                              .a_depth = 1,
+                              .b = t.dout_paired + paired,
+                              .b_depth = paired_row(),
+                              .c = dk + plane(),
+                              .c_row = layout_.head_dim,
+                              .accumulate = true};
+  kernels_.product(product);
+  product.a = t.ds_rows;
+  product.b = t.q_paired + paired;
+  product.c = dk;
+  kernels_.product(product);
 }
 
 // The tile's lse with rows that do not see the key tile masked.
@@ -235,13 +266,12 @@ const float* Backward::lse_of(const KeyTile& keys, int64_t row, int64_t lanes,
   return t.lse_masked;
 }
 
-// dk points to the tile's rows of the slot; those of dv lie a plane behind.
+// The panel's probabilities are rows `at` and on of their group.
 AttentionGradientPanel Backward::panel_of(const KeyTile& keys, const QueryTile& tile, int64_t row,
-                                          int64_t lanes, LeftOperand k_down, float* dk,
+                                          int64_t lanes, int64_t at, LeftOperand k_down,
                                           BackwardScratch& t) {
   const int64_t dim = layout_.head_dim, panel = row / kPanel * kPanel, lane = row % kPanel;
   const int64_t n = round_up<int64_t>(keys.keys, 16), padded = layout_.padded_keys(keys.keys);
-  const int64_t paired = panel * layout_.row_units + layout_.element_units(lane) * paired_row();
   AttentionGradientPanel out;
   out.scores = {.m = n,
                 .n = lanes,
@@ -267,24 +297,10 @@ AttentionGradientPanel Backward::panel_of(const KeyTile& keys, const QueryTile& 
                   .mask = t.masks.of(keys, *a_.pattern, tile, row),
                   .lse = lse_of(keys, row, lanes, t),
                   .delta = t.delta + row,
-                  .p_rows = t.p_rows,
-                  .ds_rows = t.ds_rows,
+                  .p_rows = t.p_rows + layout_.element_units(at),
+                  .ds_rows = t.ds_rows + layout_.element_units(at),
+                  .row_units = layout_.element_units(group_rows(layout_)),
                   .ds_paired = kernels_.bf16_units ? t.ds_paired : nullptr};
-  out.dv = {.m = n,
-            .n = dim,
-            .depth = layout_.element_units(lanes),
-            .a = t.p_rows,
-            .a_row = layout_.element_units(kPanel),
-            .a_depth = 1,
-            .b = t.dout_paired + paired,
-            .b_depth = paired_row(),
-            .c = dk + plane(),
-            .c_row = dim,
-            .accumulate = true};
-  out.dk = out.dv;
-  out.dk.a = t.ds_rows;
-  out.dk.b = t.q_paired + paired;
-  out.dk.c = dk;
   out.dq = {.m = dim,
             .n = lanes,
             .depth = layout_.element_units(padded),

@@ -34,6 +34,13 @@ std::vector<BackwardPart> cut_into_parts(const std::vector<QueryTile>& tiles,
                                          const AttentionPattern& pattern, int64_t kv_head,
                                          int64_t count);
 
+// Rows whose probabilities are gathered before dk and dv of a key tile take them up: those sums
+// pass through memory once a group. Operands of f32 are not gathered: P and dS replace S and dP.
+constexpr int64_t kGroupRows = 128;
+inline int64_t group_rows(const AttentionLayout& layout) {
+  return layout.kernels.bf16_units ? kGroupRows : kPanel;
+}
+
 // What a thread needs, in its piece of the workspace.
 struct BackwardScratch {
   // Of the query tile, a panel after the other.
@@ -52,11 +59,11 @@ struct BackwardScratch {
   // Of a panel with the key tile.
   float* s;  // [kMaxTileKeys, kPanel]
   float* dp;
-  uint32_t* p_rows;
+  uint32_t* p_rows;  // [kMaxTileKeys, group_rows]
   uint32_t* ds_rows;
-  uint32_t* ds_paired;
-  float* lse_masked;  // [kPanel]
-  uint32_t* rows;     // [kPanel, row] f32
+  uint32_t* ds_paired;  // [kMaxTileKeys, kPanel]
+  float* lse_masked;    // [kPanel]
+  uint32_t* rows;       // [kPanel, row] f32
 
   BackwardScratch(const AttentionLayout& layout, std::byte* workspace, int64_t thread);
   BackwardScratch(const AttentionLayout& layout, Pieces pieces);

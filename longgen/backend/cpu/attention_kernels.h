@@ -76,19 +76,20 @@ struct AttentionGradient {
   AttentionMask mask;
   const float* lse;  // [lanes], times log2(e); +inf: P is 0
   const float* delta;
-  // Left operands of depth lanes, 32 elements a row; may be s and dp where units are f32.
+  // Left operands of depth lanes, rows row_units apart; may be s and dp where units are f32.
   uint32_t* p_rows;
   uint32_t* ds_rows;
+  int64_t row_units;
   // Right operand of depth padded_keys; null where units are f32: ds_rows serves.
   uint32_t* ds_paired;
 };
 
 // A panel of queries with a key tile, backward: s = K Q^T, dp = V dO^T, the gradient, and
-// dv += P dO, dk += dS Q, dq += K^T dS.
+// dq += K^T dS. dv += P dO and dk += dS Q follow for several panels at once.
 struct AttentionGradientPanel {
   AttentionProduct scores, dprobabilities;
   AttentionGradient gradient;
-  AttentionProduct dv, dk, dq;
+  AttentionProduct dq;
 };
 
 // A few query rows against keys where they lie (decode). T is float, or uint16_t for bf16. While
@@ -122,6 +123,7 @@ struct AttentionKernels {
 
   void (*forward)(const AttentionPanel& panel);
   void (*backward)(const AttentionGradientPanel& panel);
+  void (*product)(const AttentionProduct& product);
 
   // dst[c * dst_row + r] = src[r * src_row + c]; rows and cols are multiples of 16.
   void (*transpose)(uint32_t* dst, int64_t dst_row, const uint32_t* src, int64_t src_row,

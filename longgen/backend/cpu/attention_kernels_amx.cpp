@@ -161,6 +161,7 @@ constexpr AttentionKernels tile_kernels() {
   kernels.pair_columns = pair_columns;
   kernels.forward = forward<tile_product>;
   kernels.backward = backward<tile_product>;
+  kernels.product = tile_product;
   return kernels;
 }
 

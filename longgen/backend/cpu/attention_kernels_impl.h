@@ -243,7 +243,7 @@ LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane) {
         gradient_of<kMasked>(a, n + h, lane + v * kLanes, lse[v], delta[v], &p[v], &ds[v]);
       }
       ds_of[h] = join(ds);
-      const int64_t at = ((n + h) * kPanel + lane) / 2;
+      const int64_t at = (n + h) * a.row_units + lane / 2;
       _mm512_storeu_si512(a.p_rows + at, join(p));
       _mm512_storeu_si512(a.ds_rows + at, ds_of[h]);
     }
@@ -260,8 +260,8 @@ LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane) {
   for (int64_t n = 0; n < a.keys; ++n) {
     Vf p, ds;
     gradient_of<kMasked>(a, n, lane, lse, delta, &p, &ds);
-    store_units(a.p_rows + n * kPanel + lane, p);
-    store_units(a.ds_rows + n * kPanel + lane, ds);
+    store_units(a.p_rows + n * a.row_units + lane, p);
+    store_units(a.ds_rows + n * a.row_units + lane, ds);
   }
 }
 constexpr int64_t kGradientLanes = kLanes;
@@ -286,8 +286,6 @@ void backward(const AttentionGradientPanel& panel) {
   kProduct(panel.scores);
   kProduct(panel.dprobabilities);
   gradient(panel.gradient);
-  kProduct(panel.dv);
-  kProduct(panel.dk);
   kProduct(panel.dq);
 }
 
@@ -384,6 +382,7 @@ constexpr AttentionKernels attention_kernels() {
           .end = nullptr,
           .forward = forward<product>,
           .backward = backward<product>,
+          .product = product,
           .transpose = transpose,
           .pair_rows = pair_rows,
           .pair_columns = nullptr,
