@@ -178,6 +178,40 @@ TEST_P(CudaRows, Embedding) {
   expect_close(dtable, sum_error(kRows), "dtable");
 }
 
+// Lists of any length, some longer than what a block puts in order at once, add up in the order of
+// the tokens: exactly what a loop over them gives.
+TEST_P(CudaRows, EmbeddingGradientKeepsTheOrderOfTokens) {
+  constexpr int64_t kVocab = 40, kRows = 5000, kWidth = 1030;
+  std::vector<int32_t> values;
+  for (int64_t i = 0; i < kRows; ++i) {
+    const auto id = static_cast<int32_t>((i * 2654435761u >> 8) % kVocab);
+    values.push_back(id < 20 ? 7 : id == 21 || id == 22 ? 23 : id);
+  }
+  const Tensor id = ids(values);
+  Operand& dout = input({kRows, kWidth});
+  Operand& dtable = input(DType::kF32, {kVocab, kWidth});
+  std::vector<float> sums(kVocab * kWidth, 0);
+  for (int64_t t = 0; t < kRows; ++t) {
+    for (int64_t c = 0; c < kWidth; ++c) {
+      sums[static_cast<size_t>(values[static_cast<size_t>(t)] * kWidth + c)] +=
+          static_cast<float>(dout.actual(t, c));
+    }
+  }
+  for (int64_t v = 0; v < kVocab; ++v) {
+    for (int64_t c = 0; c < kWidth; ++c) {
+      float& sum = sums[static_cast<size_t>(v * kWidth + c)];
+      sum = static_cast<float>(dtable.actual(v, c)) + sum;
+    }
+  }
+  run([&](Backend& b, auto t) { b.embedding_backward(t(dtable), t(dout), ids_for(b, id)); });
+  for (int64_t v = 0; v < kVocab; ++v) {
+    for (int64_t c = 0; c < kWidth; ++c) {
+      ASSERT_EQ(static_cast<float>(dtable.actual(v, c)), sums[static_cast<size_t>(v * kWidth + c)])
+          << v << " " << c;
+    }
+  }
+}
+
 TEST_P(CudaRows, BadIdIsReported) {
   const Tensor id = ids({1, 7, 2});
   Operand& table = input({5, 8});

@@ -187,9 +187,14 @@ void CudaBackend::embedding_backward(const Tensor& dtable, const Tensor& dout, c
   checks().exact("embedding backward", "dtable", dtable, DType::kF32,
                  {dtable.dim(0), dtable.dim(1)});
   checks().exact("embedding backward", "dout", dout, dout.dtype(), {ids.dim(0), dtable.dim(1)});
-  cuda::embedding_backward(last_dimension_rows(dtable), last_dimension_rows(dout),
-                           ids.data<int32_t>(), element_of(dout.dtype()), {error_flag_.get<int>()},
-                           stream_.get());
+  const int64_t vocabulary = dtable.dim(0), fit = kScratchBytes / 4 - 2 * vocabulary;
+  require(fit >= 1, "cuda: embedding backward of {} ids", vocabulary);
+  for (int64_t t = 0; t < ids.dim(0); t += fit) {
+    const int64_t n = std::min(fit, ids.dim(0) - t);
+    cuda::embedding_backward(last_dimension_rows(dtable), last_dimension_rows(dout.slice(0, t, n)),
+                             ids.data<int32_t>() + t, t, scratch_.get<int32_t>(),
+                             element_of(dout.dtype()), {error_flag_.get<int>()}, stream_.get());
+  }
 }
 
 // --- norms ---

@@ -32,9 +32,11 @@ void zero_rows(const Rows& x, int64_t element_bytes, cudaStream_t stream);
 
 void embedding_forward(const Rows& out, const Rows& table, const int32_t* ids, bool accumulate,
                        Element type, ErrorFlag error, cudaStream_t stream);
-// dtable f32 [V, d]; every row's sum runs in ascending t, so nothing is atomic.
-void embedding_backward(const Rows& dtable, const Rows& dout, const int32_t* ids, Element type,
-                        ErrorFlag error, cudaStream_t stream);
+// dtable f32 [V, d] += the rows of dout by id; every row's sum runs in ascending t, and is added at
+// once. workspace: embedding_backward_ints; a bad id is reported as row `first` + t.
+int64_t embedding_backward_ints(int64_t vocabulary, int64_t rows);
+void embedding_backward(const Rows& dtable, const Rows& dout, const int32_t* ids, int64_t first,
+                        int32_t* workspace, Element type, ErrorFlag error, cudaStream_t stream);
 
 // stats f32 [rows, 2] (mean, reciprocal deviation), may be null; bias may be null.
 void norm_forward(bool layer, const Rows& out, float* stats, int64_t stats_stride, const Rows& x,

@@ -1,4 +1,4 @@
-// Moving, embedding, norms, rotary embedding, pointwise.
+// Moving, norms, rotary embedding, pointwise.
 #include "longgen/backend/cuda/activation.cuh"
 #include "longgen/backend/cuda/device_math.cuh"
 #include "longgen/backend/cuda/wide_rows.h"
@@ -77,73 +77,6 @@ __global__ void zero_kernel(Rows x, int64_t element_bytes) {
   for (int64_t r = blockIdx.x; r < x.rows; r += gridDim.x) {
     auto* to = static_cast<unsigned char*>(x.data) + row_offset(x, r) * element_bytes;
     for (int64_t c = threadIdx.x; c < x.cols * element_bytes; c += blockDim.x) to[c] = 0;
-  }
-}
-
-// --- embedding ---
-
-template <typename T>
-__global__ void embedding_forward_kernel(Rows out, Rows table, const int32_t* ids, bool accumulate,
-                                         ErrorFlag error) {
-  for (int64_t t = blockIdx.x; t < out.rows; t += gridDim.x) {
-    const int32_t id = ids[t];
-    if (id < 0 || id >= table.rows) {
-      if (threadIdx.x == 0) atomicCAS(error.bad_id, 0, static_cast<int>(t) + 1);
-      continue;
-    }
-    const T* from = row<T>(table, id);
-    T* to = row<T>(out, t);
-    for (int64_t c = threadIdx.x; c < table.cols; c += blockDim.x) {
-      to[c] = accumulate ? from_float<T>(to_float(to[c]) + to_float(from[c])) : from[c];
-    }
-  }
-}
-
-// One warp a row of the table and kColumns channels: it scans the ids and adds those that are its
-// own, first to last.
-constexpr int kColumns = 1024;
-template <typename T>
-__global__ void embedding_backward_kernel(Rows dtable, Rows dout, const int32_t* ids,
-                                          ErrorFlag error) {
-  constexpr int kEach = kColumns / 32;
-  constexpr int kAtOnce = 4;  // loads of ids on their way together
-  const int lane = threadIdx.x % 32;
-  const int64_t id = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  const int64_t first_column = static_cast<int64_t>(blockIdx.y) * kColumns;
-  if (id >= dtable.rows) return;
-  float sum[kEach] = {};
-  bool any = false;
-  for (int64_t t0 = 0; t0 < dout.rows; t0 += 32 * kAtOnce) {
-    int32_t mine[kAtOnce];
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      const int64_t t = t0 + 32 * k + lane;
-      mine[k] = t < dout.rows ? ids[t] : static_cast<int32_t>(id) - 1;
-      if (id == 0 && t < dout.rows && (mine[k] < 0 || mine[k] >= dtable.rows)) {
-        atomicCAS(error.bad_id, 0, static_cast<int>(t) + 1);
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      unsigned hits = __ballot_sync(0xffffffffu, mine[k] == id);
-      any = any || hits != 0;
-      while (hits != 0) {
-        const T* from = row<T>(dout, t0 + 32 * k + __ffs(hits) - 1) + first_column;
-        hits &= hits - 1;
-#pragma unroll
-        for (int i = 0; i < kEach; ++i) {
-          const int64_t c = i * 32 + lane;
-          if (first_column + c < dtable.cols) sum[i] += to_float(from[c]);
-        }
-      }
-    }
-  }
-  if (!any) return;
-  float* to = row<float>(dtable, id) + first_column;
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int64_t c = i * 32 + lane;
-    if (first_column + c < dtable.cols) to[c] += sum[i];
   }
 }
 
@@ -341,26 +274,6 @@ void convert_rows(const Rows& dst, Element dst_type, const Rows& src, Element sr
 void zero_rows(const Rows& x, int64_t element_bytes, cudaStream_t stream) {
   if (x.rows == 0) return;
   zero_kernel<<<blocks_for(x.rows, 1), kThreads, 0, stream>>>(x, element_bytes);
-}
-
-void embedding_forward(const Rows& out, const Rows& table, const int32_t* ids, bool accumulate,
-                       Element type, ErrorFlag error, cudaStream_t stream) {
-  if (out.rows == 0) return;
-  by_activation_type(type, [&](auto zero) {
-    embedding_forward_kernel<decltype(zero)>
-        <<<blocks_for(out.rows, 1), threads_for(table.cols), 0, stream>>>(out, table, ids,
-                                                                          accumulate, error);
-  });
-}
-
-void embedding_backward(const Rows& dtable, const Rows& dout, const int32_t* ids, Element type,
-                        ErrorFlag error, cudaStream_t stream) {
-  if (dout.rows == 0) return;
-  const dim3 grid(blocks_for(dtable.rows, kWarps), blocks_for(dtable.cols, kColumns));
-  by_activation_type(type, [&](auto zero) {
-    embedding_backward_kernel<decltype(zero)>
-        <<<grid, kThreads, 0, stream>>>(dtable, dout, ids, error);
-  });
 }
 
 void norm_forward(bool layer, const Rows& out, float* stats, int64_t stats_stride, const Rows& x,
