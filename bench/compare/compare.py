@@ -14,6 +14,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -32,6 +33,40 @@ def objects(text):
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
+class Peer:
+    """torch_gpu_peer.py, kept running: starting PyTorch takes longer than most of its rows."""
+
+    def __init__(self, command, env, timeout):
+        self.timeout = timeout
+        self.process = subprocess.Popen([*command, "requests"], env=env, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True)
+
+    def ask(self, arguments):
+        """Its rows and what went wrong, if something did."""
+        rows, watch = [], threading.Timer(self.timeout, self.process.kill)
+        watch.start()
+        try:
+            self.process.stdin.write(json.dumps(arguments) + "\n")
+            self.process.stdin.flush()
+            for line in self.process.stdout:
+                row = json.loads(line) if line.startswith("{") else {}
+                if row.get("done"):
+                    return rows, next((r["failed"] for r in rows if "failed" in r), None)
+                rows.append(row)
+        except OSError as error:
+            return rows, str(error)
+        finally:
+            watch.cancel()
+        return rows, f"ended with exit code {self.process.wait()}, or took longer than {self.timeout} s"
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
 class Runner:
     """Runs the programs; a failure is told and gives no rows."""
 
@@ -40,6 +75,7 @@ class Runner:
         self.machine = None
         self.failures = []
         self.cache = {}
+        self.peer = None
         self.env = dict(os.environ, OMP_NUM_THREADS=str(args.threads))
 
     def run(self, command, env=None):
@@ -85,9 +121,45 @@ class Runner:
         if "torch" not in self.args.peers:
             return []
         if self.args.device != "cpu":
-            return objects(self.run([self.args.python, str(HERE / "torch_gpu_peer.py"), *arguments]))
+            return self.torch_gpu(list(arguments))
         env = dict(self.env, GLIBC_TUNABLES=HUGE_PAGES)
         return objects(self.run([self.args.python, str(HERE / "torch_peer.py"), *arguments], env))
+
+    def gpu_command(self):
+        return [self.args.python, str(HERE / "torch_gpu_peer.py")]
+
+    def torch_gpu(self, arguments):
+        key = json.dumps(arguments)
+        if key in self.cache:
+            return self.cache[key]
+        say("  torch_gpu_peer.py " + " ".join(arguments))
+        try:
+            if self.peer is None or not self.peer.alive():
+                self.peer = Peer(self.gpu_command(), self.env, self.args.timeout)
+            rows, wrong = self.peer.ask(arguments)
+        except OSError as error:
+            rows, wrong = [], str(error)
+        if wrong:
+            self.fail([*self.gpu_command(), *arguments], wrong)
+        self.cache[key] = rows
+        return rows
+
+    def compile_ahead(self, cases):
+        """FlexAttention's kernels of all cases, side by side: its caches on disk hand them on to the peer
+        that is timed. What fails here says so there."""
+        if "torch" not in self.args.peers or self.args.compiled:
+            return
+        say(f"compiling {len(cases)} cases of FlexAttention")
+        waiting, running = list(cases), []
+        while waiting or running:
+            while waiting and len(running) < max(1, min(6, self.args.threads // 2)):
+                running.append(subprocess.Popen([*self.gpu_command(), *waiting.pop(0), "--compile-only"], env=self.env,
+                                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            running.pop(0).wait()
+
+    def close(self):
+        if self.peer is not None and self.peer.alive():
+            self.peer.close()
 
     def llama(self, model, lengths, depths):
         """Rows {work, length or depth, tokens_per_second} with flash attention on, then off."""
@@ -250,32 +322,47 @@ def named_pattern(row):
         row.get("pattern"), row.get("pattern"))
 
 
+def gpu_attention_case(heads, head_dim, length, goals):
+    return ["attention", "--heads", heads, "--head-dim", str(head_dim), "--length", str(length), "--pattern",
+            *dict.fromkeys(p for p, _ in goals)]
+
+
 def gpu_attention(run, heads, head_dim, length, goals):
     """Every pattern and direction beside whoever takes it. goals: {(pattern, direction): text}."""
-    shape, patterns = ["--heads", heads, "--head-dim", str(head_dim)], list(dict.fromkeys(p for p, _ in goals))
-    ours = run.longgen("attention", *shape, "--lengths", str(length), "--pattern", *patterns, "--direction",
-                       "forward", "backward", "--repeats", "9")
-    torch = run.torch("attention", *shape, "--length", str(length), "--pattern", *patterns)
+    patterns = list(dict.fromkeys(p for p, _ in goals))
+    torch = run.torch(*gpu_attention_case(heads, head_dim, length, goals))
+    ours = run.longgen("attention", "--heads", heads, "--head-dim", str(head_dim), "--lengths", str(length),
+                       "--pattern", *patterns, "--direction", "forward", "backward", "--repeats", "7")
     rows = []
     for (pattern, direction), goal in goals.items():
         own = [r for r in ours if named_pattern(r) == pattern and r["direction"] == direction]
         peers = {r["peer"]: r["tflops"] for r in torch
                  if r.get("pattern") == pattern and r.get("direction") == direction}
+        times = [(r["peer"], r["seconds"]) for r in torch if r.get("pattern") == pattern
+                 and r.get("direction") == direction]
+        note = "ms: " + ", ".join(f"{who} {1e3 * t:.2f}" for who, t in
+                                  [*times, *(("longgen", r["seconds"]["median"]) for r in own)])
         rows.append(result(f"attention {pattern} {direction} {heads} x {head_dim}, {length // K}K", "TFLOP/s",
-                           best(own, "tflops"), peers, goal, own and f"{1e3 * own[0]['seconds']['median']:.2f} ms" or ""))
+                           best(own, "tflops"), peers, goal, note))
     return rows
 
 
+SINK_WINDOW_KEYS = 33 * 64  # what a sink-window layer keeps
+
+
 def gpu_decode_attention(run, heads, goals):
-    shape = ["--heads", heads, "--head-dim", "128", "--direction", "decode", "--lengths", str(128 * K)]
-    torch = run.torch("decode", "--heads", heads, "--head-dim", "128", "--length", str(128 * K))
+    """Of whole caches behind 128K, and of what a sparse layer keeps: for peers a cache of that length."""
+    shape = ["--heads", heads, "--head-dim", "128"]
     rows = []
     for pattern, goal in goals.items():
-        ours = run.longgen("attention", *shape, "--pattern", pattern)
-        peers = {r["peer"]: r["gb_per_second"] for r in torch if "peer" in r} if pattern == "full" else {}
-        note = f"{1e6 * ours[0]['seconds']['median']:.1f} us" if ours else ""
+        ours = run.longgen("attention", *shape, "--direction", "decode", "--lengths", str(128 * K), "--pattern", pattern)
+        kept = 128 * K if pattern == "full" else SINK_WINDOW_KEYS
+        torch = [r for r in run.torch("decode", *shape, "--length", str(kept)) if "peer" in r]
+        note = "us: " + ", ".join(f"{who} {1e6 * t:.1f}" for who, t in
+                                  [*((r["peer"], r["seconds"]) for r in torch),
+                                   *(("longgen", r["seconds"]["median"]) for r in ours)])
         rows.append(result(f"decode attention {pattern} {heads} x 128 behind 128K", "GB/s",
-                           best(ours, "gb_per_second"), peers, goal, note))
+                           best(ours, "gb_per_second"), {r["peer"]: r["gb_per_second"] for r in torch}, goal, note))
     return rows
 
 
@@ -323,16 +410,20 @@ def gpu_train(run, shape, tokens, hybrid):
 
 ABOVE = "1.0"
 HYBRID_7B = "full=middle:12 sparse=sink-window"
-BOTH_SPARSE = {(p, d): ABOVE for p in ("sink-window", "strided") for d in ("forward", "backward")}
+SPARSE = ("sink-window", "strided")
+BOTH_SPARSE = {(p, d): ABOVE for p in SPARSE for d in ("forward", "backward")}
 FULL = {("full", "forward"): ABOVE, ("full", "backward"): ""}
+GPU_ATTENTION = {  # heads, head size, length, goals
+    "attention-128k": ("32:32", 128, 128 * K, {**FULL, **BOTH_SPARSE}),
+    "attention-128k-gqa": ("32:8", 128, 128 * K, BOTH_SPARSE),
+    "attention-128k-64": ("9:3", 64, 128 * K, BOTH_SPARSE),
+    "attention-32k": ("32:32", 128, 32 * K, {**FULL, **BOTH_SPARSE}),
+    "attention-8k": ("32:32", 128, 8 * K, {**FULL, **BOTH_SPARSE}),
+}
 GPU_ROWS = {
-    "attention-128k": lambda run: gpu_attention(run, "32:32", 128, 128 * K, {**FULL, **BOTH_SPARSE}),
-    "attention-128k-gqa": lambda run: gpu_attention(run, "32:8", 128, 128 * K, BOTH_SPARSE),
-    "attention-128k-64": lambda run: gpu_attention(run, "9:3", 64, 128 * K, BOTH_SPARSE),
-    "attention-32k": lambda run: gpu_attention(run, "32:32", 128, 32 * K, {**FULL, **BOTH_SPARSE}),
-    "attention-8k": lambda run: gpu_attention(run, "32:32", 128, 8 * K, {**FULL, **BOTH_SPARSE}),
-    "decode-attention": lambda run: gpu_decode_attention(run, "32:32", {"full": ABOVE, "sink-window": ""})
-    + gpu_decode_attention(run, "32:8", {"full": ABOVE, "sink-window": ""}),
+    **{name: lambda run, case=case: gpu_attention(run, *case) for name, case in GPU_ATTENTION.items()},
+    "decode-attention": lambda run: gpu_decode_attention(run, "32:32", {"full": ABOVE, "sink-window": ABOVE})
+    + gpu_decode_attention(run, "32:8", {"full": ABOVE, "sink-window": ABOVE}),
     "products-7b": lambda run: gpu_products(run, "llama-2-7b", 8 * K),
     "products-135m": lambda run: gpu_products(run, "smollm2-135m", 16 * K),
     "serve-135m": lambda run: gpu_serve(run, "smollm2-135m", 32 * K, HYBRID),
@@ -404,6 +495,7 @@ def parse_arguments():
     add("--llama-repeats", type=int, default=1)
     add("--llama-folder", default=os.environ.get("LONGGEN_COMPARE_LLAMA"), help="where llama_cpp is installed")
     add("--longgen", type=pathlib.Path, default=ROOT / "build/release/bin/longgen")
+    add("--compiled", action="store_true", help="FlexAttention's caches are filled already")
     add("--isa", help="hold longgen to this instruction set (run.sh builds llama.cpp for it)")
     add("--model-bf16", help="GGUF file for llama.cpp's bf16 rows (default: random weights)")
     add("--model-q4", help="GGUF file of the Q4_1 rows (default: random weights)")
@@ -441,6 +533,9 @@ def main():
         return 0
     run = Runner(args)
     run.longgen("gemm", "--size", "64x64x64", "--seconds", "0.01")  # the machine's peaks
+    if args.device != "cpu":
+        run.compile_ahead([gpu_attention_case(*GPU_ATTENTION[name][:3], [(pattern, "forward")])
+                           for name in args.rows if name in GPU_ATTENTION for pattern in SPARSE])
     rows = []
     head = ("| work | unit | peers | longgen | ratio to the best | goal | |\n"
             "|---|---|---|---|---|---|---|")
@@ -456,6 +551,7 @@ def main():
             say("  " + table_line(rows[-1]))
         if args.output:
             args.output.write_text(json.dumps({"machine": run.machine, "rows": rows}, indent=1) + "\n")
+    run.close()
     best_note = f"; best of {args.rounds} rounds" if args.rounds > 1 else ""
     print(f"{machine_text(run.machine, args)}; {args.threads} threads{best_note}\n\n{head}")
     print("\n".join(map(table_line, rows)))

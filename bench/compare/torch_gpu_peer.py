@@ -1,6 +1,8 @@
 """PyTorch, FlashAttention and Transformers on one Hopper GPU: one JSON object a line on stdout.
 
 usage: torch_gpu_peer.py attention|decode|linear|serve|train [options]   (see --help of each)
+       torch_gpu_peer.py requests     one command a line on stdin, as JSON lists; each is answered by its
+                                      rows and {"done": true}
 
 TFLOP/s count unmasked (query, key) pairs: 4 head_dim a pair forward, 10 backward. Patterns are block
 masks of 64 tokens, as longgen's; flash-attn-4 walks blocks of 128, so its window of 32 x 64 tokens and its
@@ -12,11 +14,13 @@ import statistics
 import sys
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 DEVICE = "cuda"
 BLOCK = 64
+torch._functorch.config.donated_buffer = False  # backward is timed alone, several times for one forward
 
 
 def emit(**row):
@@ -24,12 +28,12 @@ def emit(**row):
 
 
 def timed(work, repeats=7, warm_up=2, inner=1):
-    """Median seconds of a call, by events around `inner` of them."""
+    """Median seconds of a call, by events around `inner` of them; three repeats of what takes long."""
     for _ in range(warm_up):
         work()
     torch.cuda.synchronize()
     times = []
-    for _ in range(repeats):
+    while len(times) < repeats and (len(times) < 3 or sum(times) * inner < 1):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         for _ in range(inner):
@@ -60,35 +64,48 @@ class Pattern:
         self.local = {"full": 1 << 40, "sink-window": 32 // scale, "strided": 16 // scale}[name]
         self.stride = {"full": 0, "sink-window": 0, "strided": 64 // scale}[name]
 
-    def sees(self, i, j):
-        return i - j < self.local or j < self.sink or (self.stride > 0 and (j + 1) % self.stride == 0)
+    def mask_mod(self):
+        """A function of indices, as FlexAttention takes them: no method."""
+        block, sink, local, stride = self.block, self.sink, self.local, self.stride
 
-    def mask_mod(self, b, h, q, k):
-        i, j = q // self.block, k // self.block
+        def causal(b, h, q, k):
+            return q >= k
+
+        def sparse(b, h, q, k):
+            seen = (q // block - k // block < local) | (k // block < sink)
+            if stride > 0:
+                seen = seen | ((k // block + 1) % stride == 0)
+            return (q >= k) & seen
+
+        return causal if self.name == "full" else sparse
+
+    def blocks(self, length):
+        """[query block, key block], true where it sees a block before its own."""
+        i = torch.arange(length // self.block)[:, None]
+        j = torch.arange(length // self.block)[None, :]
         seen = (i - j < self.local) | (j < self.sink)
         if self.stride > 0:
-            seen = seen | ((j + 1) % self.stride == 0)
-        return (q >= k) & seen
-
-    def rows(self, length):
-        """For each query block the key blocks before it that it sees."""
-        return [[j for j in range(i) if self.sees(i, j)] for i in range(length // self.block)]
+            seen |= (j + 1) % self.stride == 0
+        return seen & (j < i)
 
     def pairs(self, length):
         if self.name == "full":
             return length * (length + 1) // 2
-        rows = self.rows(length)
-        return sum(map(len, rows)) * self.block**2 + len(rows) * self.block * (self.block + 1) // 2
+        return (int(self.blocks(length).sum()) * self.block**2
+                + length // self.block * self.block * (self.block + 1) // 2)
 
 
 def report(args, peer, pattern, length, forward, gradient_of, **more):
     """Times forward and, with --direction backward, backward alone."""
-    pairs, flops = pattern.pairs(length), 0
-    flops = 4 * pairs * args.head_dim * int(args.heads.split(":")[0])
+    flops = 4 * pattern.pairs(length) * args.head_dim * int(args.heads.split(":")[0])
     try:
+        if args.compile_only:
+            out = forward()
+            out = out[0] if isinstance(out, tuple) else out
+            out.backward(torch.randn_like(out))
+            return
         if "forward" in args.direction:
-            with torch.no_grad():
-                seconds = timed(forward)
+            seconds = timed(forward)  # as training calls it: log-sum-exp is written, as longgen's is
             emit(peer=peer, pattern=pattern.name, direction="forward", length=length, seconds=seconds,
                  tflops=flops / seconds / 1e12, **more)
         if "backward" in args.direction:
@@ -99,7 +116,7 @@ def report(args, peer, pattern, length, forward, gradient_of, **more):
             emit(peer=peer, pattern=pattern.name, direction="backward", length=length, seconds=seconds,
                  tflops=2.5 * flops / seconds / 1e12, **more)
     except Exception as error:  # a peer may refuse a shape
-        print(f"{peer}: {str(error)[:300]}", file=sys.stderr)
+        print(f"{peer}: {str(error)[:300]}", file=sys.stderr, flush=True)
     torch.cuda.empty_cache()
 
 
@@ -121,35 +138,41 @@ def sdpa(args, length, name, backend):
     report(args, name, Pattern("full"), length, forward, (q, k, v))
 
 
+def listed(blocks):
+    """Counts and indices, the true ones of each row first, as block masks want them."""
+    index = torch.argsort(blocks.to(torch.int8), dim=1, descending=True, stable=True)
+    return [x.to(torch.int32)[None, None].to(DEVICE).contiguous() for x in (blocks.sum(1), index)]
+
+
+def flex_mask(pattern, length, size=128):
+    """Our mask by FlexAttention's blocks of `size`: whole ones, and those that a mask is laid over. From
+    indices: create_block_mask forms the mask of every pair, which at 128K no memory holds."""
+    from torch.nn.attention.flex_attention import BlockMask
+    diagonal = torch.eye(length // BLOCK, dtype=torch.bool)
+    side, scale = length // size, size // BLOCK
+    tiles = lambda blocks: blocks.view(side, scale, side, scale).transpose(1, 2).reshape(side, side, -1)
+    whole = tiles(pattern.blocks(length)).all(-1)
+    some = tiles(pattern.blocks(length) | diagonal).any(-1) & ~whole
+    return BlockMask.from_kv_blocks(*listed(some), *listed(whole), BLOCK_SIZE=size, mask_mod=pattern.mask_mod(),
+                                    seq_lengths=(length, length))
+
+
 def flex(args, length, pattern):
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import flex_attention
     call = torch.compile(flex_attention, dynamic=False)
     q, k, v = tensors(args, length, True)
     grouped = q.shape[1] != k.shape[1]
-    mask = create_block_mask(pattern.mask_mod, None, None, length, length, device=DEVICE, _compile=True)
+    mask = flex_mask(pattern, length)
     report(args, "flex", pattern, length, lambda: call(q, k, v, block_mask=mask, enable_gqa=grouped), (q, k, v))
 
 
 def fa4_lists(pattern, length):
     """Whole blocks by query block and, for backward, by key block; diagonal blocks are masked."""
     from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
-    rows = pattern.rows(length)
-    columns = [[] for _ in rows]
-    for i, row in enumerate(rows):
-        for j in row:
-            columns[j].append(i)
-
-    def packed(lists):
-        index = torch.zeros(len(lists), len(lists), dtype=torch.int32)
-        for i, entries in enumerate(lists):
-            index[i, :len(entries)] = torch.tensor(entries, dtype=torch.int32)
-        count = torch.tensor([len(entries) for entries in lists], dtype=torch.int32)
-        return count[None, None].to(DEVICE), index[None, None].to(DEVICE)
-
-    diagonal = packed([[i] for i in range(len(rows))])
-    size = (pattern.block, pattern.block)
-    return [BlockSparseTensorsTorch(*(x.clone() for x in diagonal), *packed(lists), block_size=size)
-            for lists in (rows, columns)]
+    blocks = pattern.blocks(length)
+    diagonal = listed(torch.eye(length // pattern.block, dtype=torch.bool))
+    return [BlockSparseTensorsTorch(*(x.clone() for x in diagonal), *listed(lists),
+                                    block_size=(pattern.block, pattern.block)) for lists in (blocks, blocks.T)]
 
 
 def fa4(args, length, name):
@@ -177,7 +200,7 @@ def fa4(args, length, name):
 def attention(args):
     for length in args.length:
         for name in args.pattern:
-            if name == "full":
+            if name == "full" and not args.compile_only:
                 sdpa(args, length, "cudnn", SDPBackend.CUDNN_ATTENTION)
                 if args.flash2:
                     sdpa(args, length, "flash2", SDPBackend.FLASH_ATTENTION)
@@ -306,17 +329,30 @@ def main():
     kind("attention", attention, heads=heads, head_dim=dim, length=lengths,
          pattern={"nargs": "+", "default": ["full"], "choices": ["full", "sink-window", "strided"]},
          direction={"nargs": "+", "default": ["forward", "backward"]}, flash2={"action": "store_true"},
-         flex_full={"action": "store_true"})
+         flex_full={"action": "store_true"}, compile_only={"action": "store_true"})
     kind("decode", decode, heads=heads, head_dim=dim, length=lengths, batch={"type": int, "default": 1})
     kind("linear", linear, size={"nargs": "+", "default": ["2048x1536x576"]},
          direction={"nargs": "+", "default": ["forward"]})
     shape = {"default": "smollm2-135m", "choices": list(SHAPES)}
     kind("serve", serve, shape=shape, length=lengths, steps={"type": int, "default": 16})
     kind("train", train, shape=shape, tokens={"type": int, "default": 8192})
-    args = parser.parse_args()
+    kinds.add_parser("requests")
+
     torch.manual_seed(0)
     emit(torch=torch.__version__, cudnn=torch.backends.cudnn.version(), gpu=torch.cuda.get_device_name())
-    args.run(args)
+    args = parser.parse_args()
+    if args.kind != "requests":
+        args.run(args)
+        return
+    for line in sys.stdin:
+        request = parser.parse_args(json.loads(line))
+        try:
+            request.run(request)
+        except Exception as error:  # the next request may do better
+            print(f"{' '.join(json.loads(line))}: {str(error)[:300]}", file=sys.stderr, flush=True)
+            emit(failed=str(error)[:300])
+        torch.cuda.empty_cache()
+        emit(done=True)
 
 
 if __name__ == "__main__":
