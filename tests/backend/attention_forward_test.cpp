@@ -182,6 +182,8 @@ std::vector<AttentionShapeCase> shapes() {
   add(16, 1, 64, 150, pattern(32, 2, 1));
   add(32, 2, 16, 70, pattern(16, 2, 1));
   add(9, 3, 64, 260, pattern(64));
+  add(4, 2, 128, 400, pattern(64));
+  add(4, 2, 128, 420, pattern(64, 2, 1));
   add(2, 1, 64, 260, pattern(64), {}, 0, 12);  // sharp softmax
   add(3, 1, 64, 400, pattern(32, 2, 1), {{0, 100}, {128, 33}, {192, 1}, {256, 130}});
   return out;

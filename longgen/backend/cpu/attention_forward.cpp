@@ -31,8 +31,8 @@ struct ThreadScratch {
   uint32_t* k_rows;     // of packed key tiles, [kMaxTileKeys, row] each
   uint32_t* v_rows;     // [kMaxTileKeys, row]
   uint32_t* v_units;    // likewise
-  uint32_t* p;          // [kMaxTileKeys, kPanel]
-  float* s;             // [kMaxTileKeys, kPanel]
+  uint32_t* p[2];       // [kMaxTileKeys, kPanel]; the second for turns
+  float* s[2];          // [kMaxTileKeys, kPanel]
   float* out;           // [panels, head_dim, kPanel]
   float* shift;         // [tile_rows]
   float* sum;           // [tile_rows]
@@ -45,8 +45,11 @@ struct ThreadScratch {
     k_rows = pieces.take<uint32_t>(kPackedTiles * kMaxTileKeys * l.row_units);
     v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
     v_units = pieces.take<uint32_t>(kPackedTiles * kMaxTileKeys * l.row_units);
-    p = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * kPanel : 0);
-    s = pieces.take<float>(kMaxTileKeys * kPanel);
+    for (int i = 0; i < 2; ++i) {
+      const bool used = i == 0 || l.kernels.turn != nullptr;
+      p[i] = pieces.take<uint32_t>(bf16 && used ? kMaxTileKeys / 2 * kPanel : 0);
+      s[i] = pieces.take<float>(used ? kMaxTileKeys * kPanel : 0);
+    }
     out = pieces.take<float>(l.panels() * l.head_dim * kPanel);
     shift = pieces.take<float>(l.tile_rows);
     sum = pieces.take<float>(l.tile_rows);
@@ -114,7 +117,8 @@ class Forward {
   void run_tile(const Item& item, ThreadScratch& t);
   PackedTile pack(const KeyTile& keys, int64_t index, const Item& item, ThreadScratch& t);
   AttentionPanel panel_of(const PackedTile& x, const Item& item, int64_t row, int64_t lanes,
-                          ThreadScratch& t);
+                          int64_t place, ThreadScratch& t);
+  void run_panels(const std::vector<PackedTile>& packed, const Item& item, ThreadScratch& t);
   void run_stream(const Item& item, ThreadScratch& t);
   template <typename T>
   void stream_keys(const Item& item, int64_t rows, const AttentionStreamKernels<T>& stream,
@@ -243,14 +247,35 @@ void Forward::run_tile(const Item& item, ThreadScratch& t) {
     for (int64_t i = 0; more && i < kPackedTiles; more = tiles.next(&keys)) {
       packed.push_back(pack(keys, i++, item, t));
     }
-    for (int64_t row = 0; row < rows; row += kPanel) {
-      for (const PackedTile& x : packed) {
-        const int64_t begin = std::max(row, x.keys.row_begin);
-        const int64_t end = std::min(row + kPanel, x.keys.row_end);
-        if (begin < end) kernels_.forward(panel_of(x, item, begin, end - begin, t));
+    run_panels(packed, item, t);
+  }
+}
+
+// All panels of the query tile with the packed key tiles.
+void Forward::run_panels(const std::vector<PackedTile>& packed, const Item& item,
+                         ThreadScratch& t) {
+  AttentionPanel panels[3];  // those in the turn
+  int64_t count = 0;
+  const auto before = [&](int64_t i) { return i <= count ? &panels[(count - i) % 3] : nullptr; };
+  for (int64_t row = 0; row < rows_of(item.tile); row += kPanel) {
+    for (const PackedTile& x : packed) {
+      const int64_t begin = std::max(row, x.keys.row_begin);
+      const int64_t end = std::min(row + kPanel, x.keys.row_end);
+      if (begin >= end) continue;
+      AttentionPanel& panel = panels[count % 3];
+      if (kernels_.turn == nullptr) {
+        panel = panel_of(x, item, begin, end - begin, 0, t);
+        kernels_.forward(panel);
+        continue;
       }
+      panel = panel_of(x, item, begin, end - begin, count % 2, t);
+      kernels_.turn(&panel, before(1), before(2));
+      ++count;
     }
   }
+  if (count == 0) return;
+  kernels_.turn(nullptr, before(1), before(2));
+  kernels_.turn(nullptr, nullptr, before(1));
 }
 
 Forward::PackedTile Forward::pack(const KeyTile& keys, int64_t index, const Item& item,
@@ -265,11 +290,13 @@ Forward::PackedTile Forward::pack(const KeyTile& keys, int64_t index, const Item
   return out;
 }
 
+// `place`: which scores and probabilities of the thread it takes.
 AttentionPanel Forward::panel_of(const PackedTile& x, const Item& item, int64_t row, int64_t lanes,
-                                 ThreadScratch& t) {
+                                 int64_t place, ThreadScratch& t) {
   const int64_t panel = row / kPanel, lane = row % kPanel;
   const int64_t n = round_up<int64_t>(x.keys.keys, 16), padded = layout_.padded_keys(x.keys.keys);
-  uint32_t* p = kernels_.bf16_units ? t.p : reinterpret_cast<uint32_t*>(t.s);
+  float* s = t.s[place];
+  uint32_t* p = kernels_.bf16_units ? t.p[place] : reinterpret_cast<uint32_t*>(s);
   float* out = t.out + panel * layout_.head_dim * kPanel + lane;
   return {.scores = {.m = n,
                      .n = lanes,
@@ -279,10 +306,10 @@ AttentionPanel Forward::panel_of(const PackedTile& x, const Item& item, int64_t 
                      .a_depth = 1,
                      .b = t.q_columns + panel * layout_.row_units * kPanel + lane,
                      .b_depth = kPanel,
-                     .c = t.s,
+                     .c = s,
                      .c_row = kPanel,
                      .accumulate = false},
-          .softmax = {.s = t.s,
+          .softmax = {.s = s,
                       .p = p,
                       .keys = n,
                       .padded_keys = padded,
@@ -350,12 +377,12 @@ void Forward::stream_keys(const Item& item, int64_t rows, const AttentionStreamK
     more = tiles.next(&next);
     if (!more) next.count = 0;
     for (int64_t i = 0; i < keys.count; ++i) {
-      stream.scores(t.s + i * block_size, kMaxTileKeys, reinterpret_cast<const T*>(t.rows), rows,
+      stream.scores(t.s[0] + i * block_size, kMaxTileKeys, reinterpret_cast<const T*>(t.rows), rows,
                     stream_of(keys, kv.keys, i, keys, kv.values), dim);
     }
     stream_softmax(item, keys, rows, t);
     for (int64_t i = 0; i < keys.count; ++i) {
-      stream.values(t.out, t.s + i * block_size, kMaxTileKeys, rows,
+      stream.values(t.out, t.s[0] + i * block_size, kMaxTileKeys, rows,
                     stream_of(keys, kv.values, i, next, kv.keys), dim);
     }
   }
@@ -365,7 +392,7 @@ void Forward::stream_softmax(const Item& item, const KeyTile& keys, int64_t rows
                              ThreadScratch& t) {
   const int64_t dim = layout_.head_dim, padded = round_up<int64_t>(keys.keys, 16);
   for (int64_t r = 0; r < rows; ++r) {
-    float* s = t.s + r * kMaxTileKeys;
+    float* s = t.s[0] + r * kMaxTileKeys;
     int64_t seen = keys.keys;
     if (keys.diagonal) {
       const int64_t position = item.tile.base + r / layout_.group;

@@ -122,6 +122,10 @@ struct AttentionKernels {
   void (*end)();
 
   void (*forward)(const AttentionPanel& panel);
+  // Where not null, in place of forward(): panels with key tiles follow one another, and a call
+  // does the scores of one, the softmax of the one before it and the values of the one before that;
+  // null stands for none. Neighbours have scores and probabilities of their own.
+  void (*turn)(const AttentionPanel* next, const AttentionPanel* now, const AttentionPanel* last);
   void (*backward)(const AttentionGradientPanel& panel);
   void (*product)(const AttentionProduct& product);
 

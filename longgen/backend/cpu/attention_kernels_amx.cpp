@@ -5,6 +5,7 @@
 // of 16 and depths multiples of 16 units (depth_multiple), so one configuration serves every tile.
 #include "longgen/backend/cpu/amx_tiles.h"
 #include "longgen/backend/cpu/attention_kernels_impl.h"
+#include "longgen/backend/cpu/attention_turn_amx.h"
 
 namespace longgen {
 namespace {
@@ -78,47 +79,105 @@ void whole_block(const AttentionProduct& p, int64_t i, int64_t j) {
   }
 }
 
-// The step of a 32 x 32 block whose operands are in tiles 4 to 7, and each tile of the step at a, b
-// as soon as its register is free: a core that shares its tile registers with another thread does
-// not rename them, and these products have few steps a block.
-LONGGEN_SIMD void multiply_and_load(const AttentionProduct& p, const uint32_t* a,
-                                    const uint32_t* b) {
+// A core has few spare tile registers and hands them out in order, so what waits for a sum, or for
+// an operand's last use, holds up all tiles behind it. Hence the order below: every operand's
+// register is filled again as soon as it is free, and the sums of a block leave one by one, each
+// just before its register takes up the next block's.
+
+// Left operands that a product reads once (kStream) should not drive others out of the nearest
+// cache.
+template <bool kStream, int kTile>
+LONGGEN_SIMD void load_left(const uint32_t* a, int64_t row_bytes) {
+  if constexpr (kStream) {
+    tiles::load_stream<kTile>(a, row_bytes);
+  } else {
+    tiles::load<kTile>(a, row_bytes);
+  }
+}
+
+template <int kTile>
+LONGGEN_SIMD void begin_tile(const AttentionProduct& p, float* c) {
+  if (p.accumulate) {
+    tiles::load<kTile>(c, bytes(p.c_row));
+  } else {
+    tiles::zero<kTile>();
+  }
+}
+
+// A step whose operands are in tiles 4 to 7; those of the step at a, b are left there. With
+// kBegin it is the first of the block of sums at c, and the sums of the last block leave to `last`.
+template <bool kStream, bool kBegin, bool kLast>
+LONGGEN_SIMD void step(const AttentionProduct& p, const uint32_t* a, const uint32_t* b, float* c,
+                       float* last) {
+  const int64_t low = 16 * p.c_row;
+  if constexpr (kLast) tiles::store<0>(last, bytes(p.c_row));
+  if constexpr (kBegin) begin_tile<0>(p, c);
   tiles::dot_bf16<0, 4, 6>();
+  if constexpr (kLast) tiles::store<1>(last + 16, bytes(p.c_row));
+  if constexpr (kBegin) begin_tile<1>(p, c + 16);
   tiles::dot_bf16<1, 4, 7>();
-  tiles::load<4>(a, bytes(p.a_row));
+  load_left<kStream, 4>(a, bytes(p.a_row));
+  if constexpr (kLast) tiles::store<2>(last + low, bytes(p.c_row));
+  if constexpr (kBegin) begin_tile<2>(p, c + low);
   tiles::dot_bf16<2, 5, 6>();
   tiles::load<6>(b, bytes(p.b_depth));
+  if constexpr (kLast) tiles::store<3>(last + low + 16, bytes(p.c_row));
+  if constexpr (kBegin) begin_tile<3>(p, c + low + 16);
   tiles::dot_bf16<3, 5, 7>();
-  tiles::load<5>(a + 16 * p.a_row, bytes(p.a_row));
+  load_left<kStream, 5>(a + 16 * p.a_row, bytes(p.a_row));
   tiles::load<7>(b + 16, bytes(p.b_depth));
 }
 
-// All of m and n in blocks of 32 x 32; a block's first operands are loaded before the sums of the
-// last one leave.
+// The block at i, j, whose first operands are loaded, and loads those of the block at next_i,
+// next_j.
+template <bool kStream, bool kLast>
+LONGGEN_SIMD void block_in_turn(const AttentionProduct& p, int64_t i, int64_t j, int64_t next_i,
+                                int64_t next_j, float* last) {
+  const uint32_t *a = p.a + i * p.a_row, *next_a = p.a + next_i * p.a_row;
+  const uint32_t *b = p.b + j, *next_b = p.b + next_j;
+  float* c = p.c + i * p.c_row + j;
+  if (p.depth == 16) {
+    step<kStream, true, kLast>(p, next_a, next_b, c, last);
+    return;
+  }
+  step<kStream, true, kLast>(p, a + 16, b + 16 * p.b_depth, c, last);
+  for (int64_t k = 32; k < p.depth; k += 16) {
+    step<kStream, false, false>(p, a + k, b + k * p.b_depth, c, last);
+  }
+  step<kStream, false, false>(p, next_a, next_b, c, last);
+}
+
+// All of m and n in blocks of 32 x 32.
+template <bool kStream>
 void whole_blocks(const AttentionProduct& p) {
-  const uint32_t *a = p.a, *b = p.b;
-  tiles::load<4>(a, bytes(p.a_row));
-  tiles::load<6>(b, bytes(p.b_depth));
-  tiles::load<7>(b + 16, bytes(p.b_depth));
-  tiles::load<5>(a + 16 * p.a_row, bytes(p.a_row));
+  load_left<kStream, 4>(p.a, bytes(p.a_row));
+  tiles::load<6>(p.b, bytes(p.b_depth));
+  tiles::load<7>(p.b + 16, bytes(p.b_depth));
+  load_left<kStream, 5>(p.a + 16 * p.a_row, bytes(p.a_row));
+  float* last = nullptr;
   for (int64_t i = 0; i < p.m; i += 32) {
     for (int64_t j = 0; j < p.n; j += 32) {
-      begin_block<2, 2>(p, i, j);
-      for (int64_t k = 16; k < p.depth; k += 16) {
-        multiply_and_load(p, p.a + i * p.a_row + k, p.b + k * p.b_depth + j);
-      }
       // Behind the last block the first one is loaded again, in vain.
       const int64_t next_j = j + 32 < p.n ? j + 32 : 0;
       const int64_t next_i = next_j > 0 ? i : i + 32 < p.m ? i + 32 : 0;
-      multiply_and_load(p, p.a + next_i * p.a_row, p.b + next_j);
-      end_block<2, 2>(p, i, j);
+      if (last == nullptr) {
+        block_in_turn<kStream, false>(p, i, j, next_i, next_j, last);
+      } else {
+        block_in_turn<kStream, true>(p, i, j, next_i, next_j, last);
+      }
+      last = p.c + i * p.c_row + j;
     }
   }
+  end_block<2, 2>(p, p.m - 32, p.n - 32);
 }
 
 void tile_product(const AttentionProduct& p) {
   if (p.m % 32 == 0 && p.n % 32 == 0) {
-    whole_blocks(p);
+    if (p.n == 32) {
+      whole_blocks<true>(p);
+    } else {
+      whole_blocks<false>(p);
+    }
     return;
   }
   for (int64_t i = 0; i < p.m; i += 32) {
@@ -160,6 +219,7 @@ constexpr AttentionKernels tile_kernels() {
   kernels.end = end_tiles;
   kernels.pair_columns = pair_columns;
   kernels.forward = forward<tile_product>;
+  kernels.turn = turn<tile_product>;
   kernels.backward = backward<tile_product>;
   kernels.product = tile_product;
   return kernels;

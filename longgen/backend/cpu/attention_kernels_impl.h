@@ -137,8 +137,9 @@ void move_shift(const AttentionSoftmax& a, int64_t lane, Vf* shift) {
 
 // Writes p and returns its sums over the tile.
 template <int kVectors, bool kMasked>
-LONGGEN_SIMD void exponentiate(const AttentionSoftmax& a, int64_t lane, const Vf* shift,
+LONGGEN_SIMD void exponentiate(const AttentionSoftmax& args, int64_t lane, const Vf* shift,
                                Vf* total) {
+  const AttentionSoftmax a = args;  // which what is stored does not change
   Vf sum[2][kVectors] = {};
   for (int64_t n = 0; n < a.keys; n += 2) {
     for (int v = 0; v < kVectors; ++v) {
@@ -229,7 +230,8 @@ LONGGEN_SIMD void store_paired(uint32_t* to, __m512i low, __m512i high) {
 }
 
 template <bool kMasked>
-LONGGEN_SIMD void gradient_lanes(const AttentionGradient& a, int64_t lane) {
+LONGGEN_SIMD void gradient_lanes(const AttentionGradient& args, int64_t lane) {
+  const AttentionGradient a = args;  // which what is stored does not change
   Vf lse[2], delta[2];
   for (int v = 0; v < 2; ++v) {
     lse[v] = load(a.lse + lane + v * kLanes);
@@ -381,6 +383,7 @@ constexpr AttentionKernels attention_kernels() {
           .begin = nullptr,
           .end = nullptr,
           .forward = forward<product>,
+          .turn = nullptr,
           .backward = backward<product>,
           .product = product,
           .transpose = transpose,

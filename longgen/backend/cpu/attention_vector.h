@@ -116,7 +116,7 @@ LONGGEN_SIMD Vf exp2(Vf x) {
   return x < -126.0f ? Vf{} : y;
 }
 #endif
-// As exact as a probability that units hold.
+// Where units are bf16, probabilities are rounded but their sums, which lse shows, are not.
 constexpr int kProbabilityDegree = kBf16Units ? 4 : 5;
 
 template <int n>
