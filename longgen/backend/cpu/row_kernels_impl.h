@@ -1,6 +1,8 @@
 // The row kernels, compiled once an instruction set (row_kernels_*.cpp). See simd.h.
 #pragma once
 
+#include <utility>
+
 #include "longgen/backend/cpu/row_kernels.h"
 #include "longgen/backend/cpu/simd.h"
 
@@ -289,15 +291,17 @@ LONGGEN_SIMD void multiply_wide(Vu x, uint32_t factor, Vu& high, Vu& low) {
 #endif
 }
 
+// kLanes lanes of a0 b0 a1 b1 ..., from lane `first` of a and b on.
+template <size_t first, size_t... lane>
+LONGGEN_SIMD Vu interleave_from(Vu a, Vu b, std::index_sequence<lane...>) {
+  return __builtin_shufflevector(a, b, (first + lane / 2 + lane % 2 * kLanes)...);
+}
+
 // One after the other, the lanes of a and b in turn: a0 b0 a1 b1 ...
 LONGGEN_SIMD void interleave(Vu a, Vu b, Vu (&out)[2]) {
-  Vu first, second;
-  for (int l = 0; l < kLanes; ++l) {
-    first[l] = static_cast<uint32_t>(l / 2 + l % 2 * kLanes);
-    second[l] = first[l] + kLanes / 2;
-  }
-  out[0] = __builtin_shuffle(a, b, first);
-  out[1] = __builtin_shuffle(a, b, second);
+  constexpr std::make_index_sequence<kLanes> kSequence;
+  out[0] = interleave_from<0>(a, b, kSequence);
+  out[1] = interleave_from<kLanes / 2>(a, b, kSequence);
 }
 
 // For 2 kLanes elements from `first` (even) on, words 0 and 1 (even elements) or 2 and 3 (odd ones)
