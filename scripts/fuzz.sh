@@ -28,6 +28,7 @@ build() { # PRESET TARGET
 max_len() {
   case $1 in
     tokenizer_text | hybrid_spec) echo 512 ;;
+    gguf | gguf_parts | model_directory) echo 16384 ;;
     *) echo 4096 ;;
   esac
 }

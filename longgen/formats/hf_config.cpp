@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 
-#include "longgen/base/checked.h"
 #include "longgen/base/error.h"
 
 namespace longgen::formats {
@@ -270,18 +269,6 @@ void write_patterns(const ModelConfig& model, OrderedJson& out) {
   out["longgen"] = longgen;
 }
 
-// Sizes that are each in range may still give more parameters than 64 bits count.
-void check_countable(ModelConfig model) {
-  const int64_t layers = model.num_layers;
-  model.num_layers = 1;
-  model.patterns.resize(1);
-  try {
-    (void)checked_mul(model::parameter_count(model), layers);
-  } catch (const Error&) {
-    fail("the sizes of the model give more parameters than can be counted");
-  }
-}
-
 }  // namespace
 
 HfConfig read_hf_config(const Json& json, const std::string& where) {
@@ -291,7 +278,6 @@ HfConfig read_hf_config(const Json& json, const std::string& where) {
   result.model = read_model(config);
   try {
     result.model.validate();
-    check_countable(result.model);
   } catch (const Error& error) {
     fail("{}: {}", where, error.what());
   }

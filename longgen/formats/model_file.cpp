@@ -19,6 +19,7 @@ struct ModelFile::Impl {
   fs::path path;
   std::unique_ptr<GgufFile> gguf;
   model::ModelConfig config;
+  std::vector<model::ParamSpec> specs;
   ModelExtras extras;
   std::optional<DType> config_dtype;
   std::unique_ptr<WeightSource> weights;
@@ -168,10 +169,14 @@ ModelFile ModelFile::open(const fs::path& path) {
   } else if (path.extension() == ".json") {
     const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
     open_hugging_face(path, folder, impl->config, impl->extras, impl->config_dtype);
+  } else if (path.extension() == ".gguf" && fs::is_regular_file(path)) {
+    fail("{}: {}; fetch it again", path.string(),
+         fs::is_empty(path) ? "the file is empty" : "no GGUF file, whatever its name says");
   } else {
     fail("{}: neither a GGUF file nor a config.json; of a Hugging Face model give the directory",
          path.string());
   }
+  impl->specs = model::param_specs(impl->config);
   return ModelFile(std::move(impl));
 }
 
@@ -207,7 +212,7 @@ DType ModelFile::lossless_dtype() const {
 
 std::vector<WeightScheme> ModelFile::weight_schemes() const {
   std::vector<WeightScheme> schemes;
-  for (const model::ParamSpec& spec : model::param_specs(impl_->config)) {
+  for (const model::ParamSpec& spec : impl_->specs) {
     schemes.push_back(impl_->weights == nullptr ? WeightScheme::kPlain
                                                 : impl_->weights->scheme(spec));
   }
@@ -239,7 +244,7 @@ void ModelFile::check_weights() const {
 }
 
 void ModelFile::read_weight(std::string_view name, const Tensor& destination) const {
-  for (const model::ParamSpec& spec : model::param_specs(impl_->config)) {
+  for (const model::ParamSpec& spec : impl_->specs) {
     if (spec.name != name || impl_->weights == nullptr) continue;
     return read_finite(*impl_->weights, spec, destination);
   }

@@ -182,8 +182,10 @@ void GgufSource::read(const model::ParamSpec& spec, const Tensor& destination) c
 }
 
 WeightScheme GgufSource::scheme(const model::ParamSpec& spec) const {
-  const GgufTensor* stored = file_.find(rows_of(spec).tensor);
-  if (stored == nullptr || spec.shape.size() != 2) return WeightScheme::kPlain;
+  const StoredRows rows = rows_of(spec);
+  const GgufTensor* stored = file_.find(rows.tensor);
+  const bool fits = stored != nullptr && stored->shape == stored_shape(rows, spec);
+  if (!fits || spec.shape.size() != 2) return WeightScheme::kPlain;  // check_weights() complains
   return scheme_of_ggml_type(stored->type);
 }
 

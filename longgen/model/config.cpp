@@ -4,7 +4,9 @@
 #include <cmath>
 #include <string_view>
 
+#include "longgen/base/checked.h"
 #include "longgen/base/error.h"
+#include "longgen/model/weights.h"
 
 namespace longgen::model {
 namespace {
@@ -57,6 +59,25 @@ void check_rope(const ModelConfig& c) {
   if (r.attention_factor) check_number("rope attention_factor", *r.attention_factor, 0);
 }
 
+// Sizes that are each in range may still give more parameters, or bytes, than 64 bits count.
+void check_countable(const ModelConfig& c) {
+  constexpr int64_t kMost = int64_t{1} << 56;
+  const auto parameters = [&](int64_t layers) {
+    ModelConfig few = c;
+    few.num_layers = layers;
+    return parameter_count(few);
+  };
+  int64_t count = kMost + 1;
+  try {
+    const int64_t one = parameters(1), layer = parameters(2) - one;
+    count = checked_add(one, checked_mul(layer, c.num_layers - 1));
+  } catch (const Error&) {
+    // Beyond 64 bits.
+  }
+  require(count <= kMost,
+          "model config: the sizes give more parameters than can be counted (2^56)");
+}
+
 }  // namespace
 
 bool ModelConfig::is_hybrid() const {
@@ -89,6 +110,7 @@ void ModelConfig::validate() const {
             "model config: layer {} has block size {}, layer 0 has {}; they must be equal", layer,
             patterns[layer].block_size, patterns[0].block_size);
   }
+  check_countable(*this);
 }
 
 void check_native_window(const ModelConfig& config, int64_t positions) {

@@ -62,7 +62,7 @@ struct ModelConfig {
   double attention_scale() const;
 
   // Throws Error naming the field when something is absent, absurd (a dimension beyond 2^31, more
-  // than 4096 layers) or inconsistent; head_dim must be a multiple of 16.
+  // than 4096 layers, 2^56 parameters) or inconsistent; head_dim must be a multiple of 16.
   void validate() const;
 };
 

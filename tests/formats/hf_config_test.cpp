@@ -146,7 +146,7 @@ TEST(HfConfigHostile, MoreParametersThanCanBeCountedAreAnError) {
   json["hidden_size"] = 2147483647;
   json["head_dim"] = 16;
   json["tie_word_embeddings"] = false;
-  EXPECT_THAT(read_error(json), HasSubstr("c.json: the sizes of the model give more parameters"));
+  EXPECT_THAT(read_error(json), HasSubstr("c.json: model config: the sizes give more parameters"));
 }
 
 TEST(HfConfigHostile, AbsurdValuesAreErrorsThatNameTheField) {

@@ -158,6 +158,10 @@ TEST(ModelFileTest, RefusesPathsThatAreNoModel) {
   EXPECT_THAT(error("empty"), HasSubstr("there is no config.json"));
   folder.write("x.safetensors", "xxxxxxxxx");
   EXPECT_THAT(error("x.safetensors"), HasSubstr("neither a GGUF file nor a config.json"));
+  folder.write("x.gguf", "<!doctype html>");
+  EXPECT_THAT(error("x.gguf"), HasSubstr("x.gguf: no GGUF file, whatever its name says"));
+  folder.write("nothing.gguf", "");
+  EXPECT_THAT(error("nothing.gguf"), HasSubstr("nothing.gguf: the file is empty; fetch it again"));
   fs::create_directories(folder.path() / "bin");
   std::ofstream(folder.path() / "bin" / "config.json") << tiny_config_json().dump();
   std::ofstream(folder.path() / "bin" / "pytorch_model.bin") << "x";
@@ -291,6 +295,38 @@ TEST(ModelFileHostile, GgufConfigurationsThatAreNotReadAreNamed) {
                 g.u32("llama.vocab_size", 32);
               }),
               HasSubstr("token_embd.weight is missing"));
+}
+
+// What is no whole block of the configuration's width is not kept as stored; checking names it.
+TEST(ModelFileHostile, QuantisedTensorsOfAnotherShapeAreNamed) {
+  TempFolder folder;
+  GgufBuilder gguf = tiny_gguf(tiny_config());
+  gguf.erase_tensor("blk.0.ffn_down.weight");  // [32, 48]
+  const auto q8_0 = static_cast<uint32_t>(GgmlType::kQ8_0);
+  gguf.tensor("blk.0.ffn_down.weight", {64, 32}, q8_0, std::string(32 * 2 * 34, '\0'));
+  const auto path = folder.write("m.gguf", gguf.build());
+  const std::string error = error_of([&] {
+    const auto file = ModelFile::open(path);
+    HostMemory memory;
+    const model::ParameterSet weights("weights", file.config(), DType::kBF16, memory,
+                                      file.weight_schemes());
+    file.read_weights(weights);
+  });
+  EXPECT_THAT(error, HasSubstr("m.gguf: tensor blk.0.ffn_down.weight [32, 64] Q8_0 should be"));
+}
+
+// Each size is in range, but bytes of all parameters would not fit 64 bits.
+TEST(ModelFileHostile, MoreParametersThanCanBeCountedAreAnErrorOfGgufToo) {
+  TempFolder folder;
+  GgufBuilder gguf = tiny_gguf(tiny_config());
+  for (const char* key : {"llama.embedding_length", "llama.feed_forward_length"}) {
+    gguf.erase(key);
+    gguf.u32(key, 2147483648u);
+  }
+  gguf.u32("llama.attention.key_length", 16);
+  gguf.u32("llama.attention.value_length", 16);
+  EXPECT_THAT(weights_error(folder.write("m.gguf", gguf.build())),
+              HasSubstr("m.gguf: model config: the sizes give more parameters"));
 }
 
 TEST(ModelFileHostile, DamagedConfigsAndModelsAreReadOrRefused) {

@@ -49,6 +49,9 @@ MemoryFolder::~MemoryFolder() {
 }
 
 void MemoryFolder::write(const std::string& name, std::string_view bytes) const {
+  const auto [entry, fresh] = there_.try_emplace(name, bytes);
+  if (!fresh && entry->second == bytes) return;
+  entry->second = bytes;
   const fs::path file = path_ / name;
   int fd = open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (fd < 0) {
@@ -60,6 +63,8 @@ void MemoryFolder::write(const std::string& name, std::string_view bytes) const 
   close(fd);
 }
 
-void MemoryFolder::remove(const std::string& name) const { unlink((path_ / name).c_str()); }
+void MemoryFolder::remove(const std::string& name) const {
+  if (there_.erase(name) > 0) unlink((path_ / name).c_str());
+}
 
 }  // namespace longgen::fuzz

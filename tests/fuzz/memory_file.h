@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -30,12 +31,14 @@ class MemoryFolder {
   MemoryFolder& operator=(const MemoryFolder&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
-  // Writes a file whole; its folder is made.
+  // Writes a file whole; its folder is made. What was written last is not written again: most files
+  // of an input are those of the one before.
   void write(const std::string& name, std::string_view bytes) const;
   void remove(const std::string& name) const;
 
  private:
   std::filesystem::path path_;
+  mutable std::map<std::string, std::string, std::less<>> there_;
 };
 
 }  // namespace longgen::fuzz

@@ -1,6 +1,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "tests/fuzz/mutate_parts.h"
 #include "tests/fuzz/target.h"
 
 namespace longgen::fuzz {
@@ -127,18 +128,10 @@ std::string mutate_part(std::string_view part, size_t max_size, Draws& draw,
 std::string mutate_json(std::string_view bytes, size_t max_size, uint32_t seed,
                         const MutateBytes& mutate_bytes) {
   Draws draw(seed);
-  std::vector<std::string> parts;
-  do {
-    parts.emplace_back(next_part(bytes));
-  } while (!bytes.empty());
-  std::string& chosen = parts[draw.below(parts.size())];
-  size_t others = (parts.size() - 1) * kNextFile.size();
-  for (const std::string& part : parts) others += &part == &chosen ? 0 : part.size();
-  if (others >= max_size) return mutate_bytes(parts[0], max_size);
-  chosen = mutate_part(chosen, max_size - others, draw, mutate_bytes);
-  std::string all = parts[0];
-  for (size_t i = 1; i < parts.size(); ++i) all.append(kNextFile).append(parts[i]);
-  return all;
+  return change_parts(split_parts(bytes), max_size, draw,
+                      [&](size_t, std::string_view part, size_t room) {
+                        return mutate_part(part, room, draw, mutate_bytes);
+                      });
 }
 
 }  // namespace longgen::fuzz

@@ -16,6 +16,8 @@ constexpr std::array kTargets = {
     Target{"safetensors", run_safetensors, mutate_safetensors},
     Target{"safetensors_index", run_safetensors_index, mutate_json},
     Target{"gguf", run_gguf, mutate_gguf},
+    Target{"gguf_parts", run_gguf_parts, mutate_gguf_parts},
+    Target{"model_directory", run_model_directory, mutate_model_directory},
     Target{"hf_config", run_hf_config, mutate_json},
     Target{"tokenizer_json", run_tokenizer_json, mutate_json},
     Target{"tokenizer_directory", run_tokenizer_directory, mutate_json},

@@ -42,6 +42,8 @@ void expect_clear_error(std::string_view file, const std::function<void()>& read
 void run_safetensors(std::string_view bytes);
 void run_safetensors_index(std::string_view bytes);
 void run_gguf(std::string_view bytes);
+void run_gguf_parts(std::string_view bytes);
+void run_model_directory(std::string_view bytes);
 void run_hf_config(std::string_view bytes);
 void run_tokenizer_json(std::string_view bytes);
 void run_tokenizer_directory(std::string_view bytes);
@@ -61,6 +63,10 @@ std::string mutate_safetensors(std::string_view bytes, size_t max_size, uint32_t
                                const MutateBytes& mutate_bytes);
 std::string mutate_gguf(std::string_view bytes, size_t max_size, uint32_t seed,
                         const MutateBytes& mutate_bytes);
+std::string mutate_gguf_parts(std::string_view bytes, size_t max_size, uint32_t seed,
+                              const MutateBytes& mutate_bytes);
+std::string mutate_model_directory(std::string_view bytes, size_t max_size, uint32_t seed,
+                                   const MutateBytes& mutate_bytes);
 std::string mutate_sentencepiece(std::string_view bytes, size_t max_size, uint32_t seed,
                                  const MutateBytes& mutate_bytes);
 std::string mutate_token_shard(std::string_view bytes, size_t max_size, uint32_t seed,

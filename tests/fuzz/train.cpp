@@ -1,7 +1,5 @@
 #include <spdlog/spdlog.h>
 
-#include <map>
-
 #include "longgen/base/error.h"
 #include "longgen/data/hash.h"
 #include "longgen/train/recipe.h"
@@ -77,11 +75,7 @@ void run_checkpoint(std::string_view bytes) {
       {"moment2", right},
       {"state.json", state},
       {"recipe.toml", recipe}};
-  const auto write = [&](const std::string& name, const std::string& text) {
-    static std::map<std::string, std::string> there;  // most files are those of the input before
-    const auto [file, fresh] = there.try_emplace(name, text);
-    if (!fresh && file->second == text) return;
-    file->second = text;
+  const auto write = [&](const std::string& name, std::string_view text) {
     folder.write("state/step-3/" + name, text);
   };
   for (const auto& [name, text] : files) write(name, text);
