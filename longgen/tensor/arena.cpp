@@ -62,21 +62,21 @@ Tensor Arena::allocate(std::string_view name, DType dtype, std::span<const int64
   entries_.push_back({std::string(name), used_, bytes});
   const int64_t offset = used_;
   used_ += bytes;
-  if (used_ > high_water_) {
-    high_water_ = used_;
-    high_water_entries_ = entries_;
-  }
+  grown_ = grown_ || used_ > high_water_;
+  high_water_ = std::max(high_water_, used_);
   return Tensor(base_ == nullptr ? nullptr : base_ + offset, dtype, shape, memory_.device());
 }
 
 void Arena::rewind(int64_t mark) {
   require(mark >= 0 && mark <= used_, "{}: rewind to {} of {}", name_, mark, used_);
+  if (grown_) high_water_entries_ = entries_;
+  grown_ = false;
   while (!entries_.empty() && entries_.back().offset >= mark) entries_.pop_back();
   used_ = mark;
 }
 
 std::string Arena::report() const {
-  auto entries = high_water_entries_;
+  auto entries = high_water_entries();
   std::stable_sort(entries.begin(), entries.end(),
                    [](const Entry& a, const Entry& b) { return a.bytes > b.bytes; });
   std::string text;

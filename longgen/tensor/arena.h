@@ -69,7 +69,9 @@ class Arena {
     int64_t offset, bytes;
   };
   // What was live at the high-water mark, in order of allocation.
-  const std::vector<Entry>& high_water_entries() const { return high_water_entries_; }
+  const std::vector<Entry>& high_water_entries() const {
+    return grown_ ? entries_ : high_water_entries_;
+  }
   // A table: name, bytes; the largest first, then the total.
   std::string report() const;
 
@@ -78,7 +80,9 @@ class Arena {
   MemoryResource& memory_;
   std::byte* base_ = nullptr;
   int64_t capacity_, used_ = 0, high_water_ = 0;
+  // Copied when the mark is left, not at every step up to it: a model has thousands of tensors.
   std::vector<Entry> entries_, high_water_entries_;
+  bool grown_ = false;  // entries_ are those of the high-water mark
 };
 
 // Scoped mark/rewind.
