@@ -5,13 +5,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <limits>
 #include <thread>
 
 #include "longgen/base/error.h"
+#include "longgen/base/system.h"
 
 namespace longgen {
 namespace {
@@ -20,7 +21,13 @@ constexpr size_t kReadBytes = size_t{1} << 16;
 
 }  // namespace
 
-TextInput::TextInput(const std::string& path, size_t max_piped_bytes, int patience_seconds)
+size_t max_text_bytes() {
+  constexpr int64_t kLeast = int64_t{64} << 20;
+  return static_cast<size_t>(std::max(available_memory_bytes() / 4, kLeast));
+}
+
+TextInput::TextInput(const std::string& path, size_t max_piped_bytes, int patience_seconds,
+                     size_t max_file_bytes)
     : name_(path == "-" ? "stdin" : path), max_bytes_(max_piped_bytes) {
   if (path == "-") {
     fd_ = STDIN_FILENO;
@@ -34,7 +41,8 @@ TextInput::TextInput(const std::string& path, size_t max_piped_bytes, int patien
   if (known && S_ISFIFO(status.st_mode)) {
     wait_for_writer(patience_seconds);
   } else if (known && S_ISREG(status.st_mode)) {
-    max_bytes_ = std::numeric_limits<size_t>::max();
+    max_bytes_ = max_file_bytes;
+    is_file_ = true;
   } else if (!known || !S_ISCHR(status.st_mode)) {
     close(fd_);
     fail("{} is {}, which holds no text", path,
@@ -69,8 +77,9 @@ bool TextInput::fill() {
   buffer_.erase(0, begin_);
   begin_ = 0;
   if (buffer_.size() > max_bytes_) {
-    fail("{}: a text of more than {} bytes; does it ever end? Files may be longer", name_,
-         max_bytes_);
+    fail("{}: a text of more than {} bytes{}", name_, max_bytes_,
+         is_file_ ? ", for which there is too little memory; cut it into pieces"
+                  : "; does it ever end? Files may be longer");
   }
   const size_t before = buffer_.size();
   buffer_.resize(before + kReadBytes);

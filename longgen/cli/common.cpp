@@ -20,8 +20,7 @@ std::string check_seed(const std::string& text) {
 }  // namespace
 
 void add_common_options(CLI::App& app, CommonOptions& options) {
-  app.add_option("--device", options.device,
-                 "Where to run: cpu, cuda or cuda:N (a Hopper GPU)")
+  app.add_option("--device", options.device, "Where to run: cpu, cuda or cuda:N (a Hopper GPU)")
       ->capture_default_str()
       ->group("Common");
   app.add_option("--dtype", options.dtype,
@@ -74,11 +73,11 @@ DType dtype_or(const CommonOptions& options, DType fallback) {
   if (options.dtype == kQuantizedDtype) {
     fail_usage("--dtype {}: this command needs numbers; use f32 or bf16", options.dtype);
   }
-  const DType dtype = parse_dtype(options.dtype);
-  if (dtype != DType::kF32 && dtype != DType::kBF16) {
-    fail_usage("--dtype {}: use f32 or bf16", options.dtype);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    if (options.dtype == dtype_name(dtype)) return dtype;
   }
-  return dtype;
+  fail_usage("--dtype {}: use f32 or bf16 (generate, chat and score also take {})", options.dtype,
+             kQuantizedDtype);
 }
 
 namespace {

@@ -95,7 +95,7 @@ class InspectCommand : public Command {
     if (!hybrid_.empty()) {
       config.patterns = HybridSpec::parse(hybrid_).resolve(config.num_layers, config.num_kv_heads);
     }
-    const int64_t context = context_ > 0 ? context_ : config.max_position_embeddings;
+    const int64_t context = context_ >= 0 ? context_ : config.max_position_embeddings;
     const DType dtype = dtype_or(*common_, DType::kBF16);
     const model::KvSize size = model::kv_size(config, context, dtype);
     if (common_->json) {
@@ -210,7 +210,7 @@ class InspectCommand : public Command {
 
   const CommonOptions* common_ = nullptr;
   std::string path_, hybrid_;
-  int64_t context_ = 0;
+  int64_t context_ = -1;  // the model's own
 };
 
 }  // namespace

@@ -130,6 +130,8 @@ TEST_F(TextInputTest, WhatNeverEndsIsAnErrorAndAFileIsNot) {
   EXPECT_THAT(error_of([&] { again.rest(); }), HasSubstr("does it ever end?"));
   const std::string large(2 * kLimit, 'x');
   EXPECT_EQ(TextInput(file(large), kLimit).rest(), large);
+  TextInput too_large(file(large), kMaxPipedBytes, 0, kLimit);
+  EXPECT_THAT(error_of([&] { too_large.rest(); }), HasSubstr("too little memory; cut it"));
 }
 
 TEST_F(TextInputTest, OtherThingsAreNamed) {

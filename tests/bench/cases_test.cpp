@@ -99,7 +99,8 @@ TEST_F(Cases, PrefillAndTrainingCountTheirTokens) {
   EXPECT_DOUBLE_EQ(train.flops, model::count_flops(config, 64).train);
   // ln(512) is 6.2: weights are random, and finite losses say that the step is a real one.
   EXPECT_NEAR(train.parameters.at("last_loss").get<double>(), 6.2, 1.5);
-  EXPECT_GT(train.parameters.at("planned_bytes").get<int64_t>(), 4 * 4 * model::parameter_count(config));
+  EXPECT_GT(train.parameters.at("planned_bytes").get<int64_t>(),
+            4 * 4 * model::parameter_count(config));
 }
 
 TEST(Peaks, AreMeasuredForEverySetUpToTheOneInUse) {
