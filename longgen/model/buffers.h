@@ -51,6 +51,19 @@ inline Tensor one_after_the_other(const Tensor& a, const Tensor& b) {
   return Tensor(a.raw(), a.dtype(), {a.dim(0) + b.dim(0), a.dim(1)}, a.device());
 }
 
+// Weights [m, k] and [n, k] as one [m + n, k] where b follows a in memory, else undefined.
+inline WeightView one_after_the_other(const WeightView& a, const WeightView& b) {
+  if (a.is_plain() && b.is_plain()) return one_after_the_other(a.data, b.data);
+  const auto* end = static_cast<std::byte*>(a.data.raw()) + a.data.bytes();
+  if (a.scheme != b.scheme || a.k() != b.k() || a.n() % quantized::kPanelRows != 0 ||
+      a.data.raw() == nullptr || b.data.raw() != end) {
+    return {};
+  }
+  const int64_t bytes = a.data.bytes() + b.data.bytes();
+  return {Tensor(a.data.raw(), DType::kU8, {bytes}, a.data.device()), a.scheme, a.n() + b.n(),
+          a.k()};
+}
+
 // [T, heads, head_dim] as [T, heads * head_dim].
 inline Tensor merge_heads(const Tensor& x) { return x.reshape({x.dim(0), x.dim(1) * x.dim(2)}); }
 

@@ -14,7 +14,7 @@ namespace {
 
 // Enough rows to keep the products busy; more would only cost memory.
 int64_t mlp_chunk(Backend& backend) {
-  return backend.memory().device() == Device::kHost ? 1024 : 8192;
+  return backend.memory().device() == Device::kHost ? 2048 : 8192;
 }
 
 }  // namespace
@@ -71,8 +71,6 @@ IncrementalPass::Impl::Impl(const ModelConfig& c, const ParameterSet& weights, B
 }
 
 void IncrementalPass::Impl::plan(Arena& arena) {
-  // Where launches cost as much as small products.
-  const bool few_launches = device_queue(backend) != nullptr;
   inputs.allocate(arena);
   const auto stream = [&] {
     return arena.allocate("residual stream", dtype, {max_rows, config.hidden_size});
@@ -84,15 +82,14 @@ void IncrementalPass::Impl::plan(Arena& arena) {
   {
     const ArenaScope scope(arena);
     activations.attention =
-        few_launches && !config.qk_norm
+        !config.qk_norm
             ? AttentionActivations::allocate_side_by_side(arena, config, dtype, max_rows)
             : AttentionActivations::allocate(arena, config, dtype, max_rows, false);
     scratch.normed = arena.allocate("normed", dtype, {max_rows, config.hidden_size});
     attention.allocate(arena, dtype, max_rows);
   }
   const int64_t chunk = std::min(mlp_chunk(backend), max_rows);
-  scratch.mlp = few_launches ? MlpBuffers::allocate_side_by_side(arena, config, dtype, chunk)
-                             : MlpBuffers::allocate(arena, config, dtype, chunk, false);
+  scratch.mlp = MlpBuffers::allocate(arena, config, dtype, chunk, false, /*side_by_side=*/true);
 }
 
 void IncrementalPass::Impl::set(std::span<const SequenceChunk> chunks, KvStore& store) {

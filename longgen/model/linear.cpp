@@ -16,19 +16,47 @@ void Linear::forward(Backend& backend, const Tensor& y, const Tensor& x, bool ac
 }
 
 void Linear::forward_all(Backend& backend, std::initializer_list<Output> outputs, const Tensor& x) {
-  Tensor y, w;
+  Tensor y;
+  WeightView w;
   bool joined = true;
   for (const Output& o : outputs) {
     const WeightView& view = o.linear.view_;
-    joined = joined && view.is_plain() && !o.linear.bias_.value.defined();
+    joined = !o.linear.bias_.value.defined();
     if (!joined) break;
     y = y.defined() ? side_by_side(y, o.y) : o.y;
-    w = w.defined() ? one_after_the_other(w, view.data) : view.data;
-    joined = y.defined() && w.defined();
+    w = w.data.defined() ? one_after_the_other(w, view) : view;
+    joined = y.defined() && w.data.defined();
     if (!joined) break;
   }
   if (joined) return backend.linear_forward(y, x, w, Tensor(), /*accumulate=*/false);
   for (const Output& o : outputs) o.linear.forward(backend, o.y, x);
+}
+
+void Linear::backward_all(Backend& backend, const ParameterSet& gradients, const Tensor& dx,
+                          std::initializer_list<Output> outputs, const Tensor& x) {
+  Tensor dy, w, dw;
+  bool joined = true;
+  for (const Output& o : outputs) {
+    const Tensor gradient = o.linear.weight_.gradient(gradients);
+    joined = joined && o.linear.view_.is_plain() && gradient.defined() &&
+             !o.linear.bias_.value.defined();
+    if (!joined) break;
+    dy = dy.defined() ? side_by_side(dy, o.y) : o.y;
+    w = w.defined() ? one_after_the_other(w, o.linear.view_.data) : o.linear.view_.data;
+    dw = dw.defined() ? one_after_the_other(dw, gradient) : gradient;
+    joined = dy.defined() && w.defined() && dw.defined();
+    if (!joined) break;
+  }
+  if (joined) {
+    backend.linear_backward_input(dx, dy, w, /*accumulate=*/false);
+    backend.linear_backward_weight(dw, dy, x);
+    return;
+  }
+  bool accumulate = false;
+  for (const Output& o : outputs) {
+    o.linear.backward(backend, gradients, dx, o.y, x, accumulate);
+    accumulate = true;
+  }
 }
 
 void Linear::backward(Backend& backend, const ParameterSet& gradients, const Tensor& dx,

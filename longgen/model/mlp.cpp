@@ -14,32 +14,33 @@ Tensor kept_or(const Tensor& kept, const Tensor& buffer, int64_t begin, int64_t 
 
 }  // namespace
 
+MlpSaved MlpSaved::allocate(Arena& arena, const std::string& name, const ModelConfig& c,
+                            DType dtype, int64_t rows, bool side_by_side) {
+  const int64_t f = c.intermediate_size;
+  if (!c.gated_mlp) return {.gate = arena.allocate(name + " up", dtype, {rows, f}), .up = {}};
+  if (!side_by_side) {
+    return {.gate = arena.allocate(name + " gate", dtype, {rows, f}),
+            .up = arena.allocate(name + " up", dtype, {rows, f})};
+  }
+  // Rows half or whole pages apart would share few sets of a processor's first-level cache.
+  const int64_t padding = 2 * f * dtype_size(dtype) % 2048 == 0 ? 64 : 0;
+  const Tensor both = arena.allocate(name + " gate and up", dtype, {rows, 2 * f + padding});
+  return {.gate = both.slice(1, 0, f), .up = both.slice(1, f, f)};
+}
+
 MlpBuffers MlpBuffers::allocate(Arena& arena, const ModelConfig& c, DType dtype, int64_t chunk,
-                                bool for_backward) {
+                                bool for_backward, bool side_by_side) {
   MlpBuffers m;
   m.normed = arena.allocate("chunk of the MLP: normed", dtype, {chunk, c.hidden_size});
-  m.gate = arena.allocate("chunk of the MLP: gate", dtype, {chunk, c.intermediate_size});
-  if (c.gated_mlp)
-    m.up = arena.allocate("chunk of the MLP: up", dtype, {chunk, c.intermediate_size});
+  const MlpSaved s = MlpSaved::allocate(arena, "chunk of the MLP:", c, dtype, chunk, side_by_side);
+  m.gate = s.gate;
+  m.up = s.up;
   m.hidden = arena.allocate("chunk of the MLP: hidden", dtype, {chunk, c.intermediate_size});
   if (!for_backward) return m;
   m.dhidden = arena.allocate("chunk of the MLP: dhidden", dtype, {chunk, c.intermediate_size});
   m.dnormed = arena.allocate("chunk of the MLP: dnormed", dtype, {chunk, c.hidden_size});
   m.norm_stats =
       arena.allocate("chunk of the MLP: norm stats", accumulation_dtype(dtype), {chunk, 2});
-  return m;
-}
-
-MlpBuffers MlpBuffers::allocate_side_by_side(Arena& arena, const ModelConfig& c, DType dtype,
-                                             int64_t chunk) {
-  const int64_t f = c.intermediate_size;
-  MlpBuffers m;
-  m.normed = arena.allocate("chunk of the MLP: normed", dtype, {chunk, c.hidden_size});
-  const Tensor both =
-      arena.allocate("chunk of the MLP: gate and up", dtype, {chunk, c.gated_mlp ? 2 * f : f});
-  m.gate = both.slice(1, 0, f);
-  if (c.gated_mlp) m.up = both.slice(1, f, f);
-  m.hidden = arena.allocate("chunk of the MLP: hidden", dtype, {chunk, f});
   return m;
 }
 
@@ -92,9 +93,10 @@ void Mlp::backward(Backend& backend, const ParameterSet& gradients, const MlpBuf
     backend.activation_forward(activation_, hidden, gate, up);
     down_.backward(backend, gradients, dhidden, dy, hidden);
     backend.activation_backward(activation_, /*dgate=*/gate, /*dup=*/up, dhidden, gate, up);
-    gate_.backward(backend, gradients, dnormed, gate, normed);
     if (up_.defined()) {
-      up_.backward(backend, gradients, dnormed, up, normed, /*accumulate_dx=*/true);
+      Linear::backward_all(backend, gradients, dnormed, {{gate_, gate}, {up_, up}}, normed);
+    } else {
+      gate_.backward(backend, gradients, dnormed, gate, normed);
     }
     norm_.backward(backend, gradients, dy, /*accumulate_dx=*/true, dnormed, x, stats);
   }

@@ -2,6 +2,8 @@
 // is kept for backward.
 #pragma once
 
+#include <string>
+
 #include "longgen/backend/backend.h"
 #include "longgen/model/config.h"
 #include "longgen/model/linear.h"
@@ -10,6 +12,15 @@
 
 namespace longgen::model {
 
+// What one layer keeps for backward when it is not run again: [T, f], else undefined.
+struct MlpSaved {
+  Tensor gate, up;
+
+  // Side by side, both are columns of one buffer, so that one product gives both.
+  static MlpSaved allocate(Arena& arena, const std::string& name, const ModelConfig& config,
+                           DType dtype, int64_t rows, bool side_by_side);
+};
+
 // One chunk's buffers, shared by all layers.
 struct MlpBuffers {
   Tensor normed, dnormed;            // [C, d]
@@ -17,15 +28,7 @@ struct MlpBuffers {
   Tensor gate, up, hidden, dhidden;  // [C, f]; `up` undefined when the MLP is not gated
 
   static MlpBuffers allocate(Arena& arena, const ModelConfig& config, DType dtype, int64_t chunk,
-                             bool for_backward);
-  // For serving: gate and up are columns of one buffer, so that one product gives both.
-  static MlpBuffers allocate_side_by_side(Arena& arena, const ModelConfig& config, DType dtype,
-                                          int64_t chunk);
-};
-
-// What one layer keeps for backward when it is not run again: [T, f], else undefined.
-struct MlpSaved {
-  Tensor gate, up;
+                             bool for_backward, bool side_by_side);
 };
 
 class Mlp {

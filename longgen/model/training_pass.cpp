@@ -45,6 +45,9 @@ struct TrainingPass::Impl {
   const DType dtype;
   const int64_t max_tokens;
   const TrainOptions options;
+  // Gate and up are one product forward, one for their weights and one for their input: worth it
+  // where operands are packed again by every call.
+  const bool joins_products;
 
   Embedding embedding;
   std::vector<DecoderLayer> layers;
@@ -97,6 +100,7 @@ TrainingPass::Impl::Impl(const ModelConfig& c, const ParameterSet& weights, Back
       dtype(weights.dtype()),
       max_tokens(tokens),
       options(o),
+      joins_products(b.memory().device() == Device::kHost),
       embedding(weights),
       head(config, weights),
       inputs(config, tokens, tokens),
@@ -159,12 +163,8 @@ void TrainingPass::Impl::plan_activations(Arena& arena) {
                                                  kept_count == config.num_layers);
     a.mid = arena.allocate("activations: after attention", dtype, {max_tokens, config.hidden_size});
     if (!options.recompute) {
-      a.mlp.gate =
-          arena.allocate("activations: mlp gate", dtype, {max_tokens, config.intermediate_size});
-      if (config.gated_mlp) {
-        a.mlp.up =
-            arena.allocate("activations: mlp up", dtype, {max_tokens, config.intermediate_size});
-      }
+      a.mlp =
+          MlpSaved::allocate(arena, "activations: mlp", config, dtype, max_tokens, joins_products);
     }
     activations.push_back(a);
   }
@@ -197,8 +197,8 @@ void TrainingPass::Impl::plan_scratch(Arena& arena) {
     scratch.attention = AttentionGradients::allocate(arena, config, dtype, max_tokens, backend);
     scratch.attention.dout = front(shared, {max_tokens, config.num_heads, config.head_dim});
   }
-  scratch.mlp =
-      MlpBuffers::allocate(arena, config, dtype, std::min(options.mlp_chunk, max_tokens), true);
+  scratch.mlp = MlpBuffers::allocate(arena, config, dtype, std::min(options.mlp_chunk, max_tokens),
+                                     true, joins_products);
 }
 
 int64_t TrainingPass::Impl::set(const PackedSequence& sequence) {

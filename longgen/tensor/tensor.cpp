@@ -61,10 +61,25 @@ Tensor Tensor::reshape(std::initializer_list<int64_t> shape) const {
     fail("{} cannot be seen as {}", shape_string(), Tensor(data_, dtype_, shape).shape_string());
   };
   if (view.numel() != numel()) refuse();
-  if (is_contiguous()) return view;
-  int old_axis = rank_ - 1;
+  if (is_contiguous()) {
+    // A single row of a wider buffer stays one, as several would.
+    if (view.rank_ > 0 && rank_ > 0 && shape_[0] == 1 && view.shape_[0] == 1) {
+      view.stride_[0] = stride_[0];
+    }
+    return view;
+  }
+  // The stride of an axis of one entry says nothing.
+  const auto before = [this](int axis) {
+    while (axis >= 0 && shape_[axis] == 1) --axis;
+    return axis;
+  };
+  int old_axis = before(rank_ - 1);
   for (int axis = view.rank_ - 1; axis >= 0;) {
-    if (old_axis < 0) refuse();
+    if (old_axis < 0) {  // what is left of the new shape has one entry
+      view.stride_[axis] = 1;
+      --axis;
+      continue;
+    }
     int64_t old_count = shape_[old_axis], new_count = view.shape_[axis];
     int64_t stride = stride_[old_axis];
     view.stride_[axis] = stride;
@@ -75,15 +90,16 @@ Tensor Tensor::reshape(std::initializer_list<int64_t> shape) const {
         view.stride_[axis] = stride * new_count;
         new_count *= view.shape_[axis];
       } else {
-        if (old_axis == 0 || stride_[old_axis - 1] != stride * old_count) {
+        const int outer = before(old_axis - 1);
+        if (outer < 0 || stride_[outer] != stride * old_count) {
           fail("strides of {} do not allow {}", shape_string(), view.shape_string());
         }
-        --old_axis;
+        old_axis = outer;
         old_count *= shape_[old_axis];
       }
     }
     --axis;
-    --old_axis;
+    old_axis = before(old_axis - 1);
   }
   return view;
 }

@@ -54,6 +54,12 @@ TEST(TensorTest, SliceAndReshapeKeepElements) {
   EXPECT_EQ(heads.stride(2), 2);
   const Tensor rows = part.reshape({6, 4});  // merges leading axes whose strides agree
   EXPECT_EQ(rows.stride(0), 8);
+  const Tensor one =
+      all.slice(1, 0, 1);  // an axis of one entry is no obstacle, whatever its stride
+  EXPECT_EQ(one.slice(2, 0, 4).reshape({2, 4}).stride(0), 24);
+  EXPECT_EQ(one.reshape({1, 2, 1, 8}).stride(1), 24);
+  EXPECT_THROW(one.reshape({16}), Error);
+  EXPECT_EQ(all.slice(0, 0, 1).slice(1, 0, 1).reshape({1, 4, 2}).stride(0), 24);
   EXPECT_THROW(part.reshape({24}), Error);
   EXPECT_THROW(all.reshape({7, 7}), Error);
   EXPECT_THROW(all.slice(0, 1, 2), Error);
