@@ -10,6 +10,7 @@
 #include "longgen/backend/device_queue.h"
 #include "longgen/base/checked.h"
 #include "longgen/base/rng.h"
+#include "longgen/base/system.h"
 #include "longgen/base/units.h"
 #include "longgen/pattern/hybrid_spec.h"
 #include "longgen/tensor/arena.h"

@@ -5,6 +5,7 @@
 
 #include "bench/shapes.h"
 #include "longgen/backend/device_queue.h"
+#include "longgen/backend/memory_use.h"
 #include "longgen/base/error.h"
 #include "longgen/base/system.h"
 #include "longgen/base/units.h"

@@ -27,23 +27,6 @@ struct Measurement {
   double per_second(double amount) const { return amount / timing.median(); }
 };
 
-// Starts the count of peak_resident_bytes() anew where the system lets a process do so; otherwise
-// it goes on from the process's start.
-void reset_peak_resident();
-
-// The most memory that was taken since this was made: of the process on a host (from
-// reset_peak_resident() on), of the device where the backend has one.
-class MemoryUse {
- public:
-  explicit MemoryUse(Backend& backend);
-  // With what was taken before, which the caller knows of.
-  int64_t bytes(int64_t before) const;
-
- private:
-  Backend& backend_;
-  int64_t available_ = 0;
-};
-
 // Where `backend` is a ProfilingBackend: the first forgets what was counted so far, the second
 // fills in the row's breakdown. `wall_seconds`: what the repeats took together. Otherwise they do
 // nothing.

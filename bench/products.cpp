@@ -5,6 +5,7 @@
 #include "bench/shapes.h"
 #include "longgen/backend/device_queue.h"
 #include "longgen/base/checked.h"
+#include "longgen/base/system.h"
 #include "longgen/tensor/arena.h"
 
 namespace longgen::bench {

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "bench/shapes.h"
+#include "longgen/backend/memory_use.h"
 #include "longgen/base/error.h"
 #include "longgen/base/system.h"
 #include "longgen/base/units.h"

@@ -44,6 +44,9 @@ int64_t resident_bytes() { return proc_kilobytes("/proc/self/status", "VmRSS") *
 
 int64_t peak_resident_bytes() { return proc_kilobytes("/proc/self/status", "VmHWM") * 1024; }
 
+// Writing 5 to clear_refs sets VmHWM to VmRSS (proc(5)).
+void reset_peak_resident() { std::ofstream("/proc/self/clear_refs") << 5; }
+
 int64_t available_memory_bytes() {
   const int64_t available = proc_kilobytes("/proc/meminfo", "MemAvailable");
   int64_t bytes = available < 0 ? std::numeric_limits<int64_t>::max() : available * 1024;

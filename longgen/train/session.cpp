@@ -7,13 +7,13 @@
 #include <map>
 #include <system_error>
 
+#include "longgen/backend/memory_use.h"
 #include "longgen/base/atomic_file.h"
 #include "longgen/base/checked.h"
 #include "longgen/base/error.h"
 #include "longgen/base/interrupt.h"
 #include "longgen/base/log.h"
 #include "longgen/base/mapped_file.h"
-#include "longgen/base/system.h"
 #include "longgen/base/units.h"
 #include "longgen/data/corpus.h"
 #include "longgen/formats/model_writer.h"
@@ -316,16 +316,14 @@ std::string without_last_newline(std::string text) {
 // After the first step, what is in use beside what was planned. On a host that is the whole
 // process.
 void report_memory_in_use(RunOptions& run, const MemoryPlan& plan, Backend& backend,
-                          const AvailableMemory& before) {
-  run.after_step = [&plan, &backend, before, reported = false,
+                          const MemoryUse& use) {
+  run.after_step = [&plan, &backend, &use, reported = false,
                     also = run.after_step](const StepRecord& record) mutable {
     if (!reported) {
       reported = true;
       const bool host = backend.memory().device() == Device::kHost;
-      const int64_t used =
-          host ? peak_resident_bytes() : before.device - backend.memory().available_bytes();
-      info("memory: {} planned, {} in use{}", format_bytes(plan.device_bytes()), format_bytes(used),
-           host ? " by the whole process" : "");
+      info("memory: {} planned, {} in use{}", format_bytes(plan.device_bytes()),
+           format_bytes(use.bytes(/*before=*/0)), host ? " by the whole process" : "");
     }
     if (also) also(record);
   };
@@ -359,6 +357,7 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
   const StartingModel start = open_starting_model(recipe);
   const DType activation = usable_dtype(recipe, backend);
   const AvailableMemory available = available_memory(backend);
+  const MemoryUse use(backend);
   TrainerOptions trainer_settings = trainer_options(recipe.train, Plan{}, backend);
   trainer_settings.pass = policy(recipe.train, start.config, backend, activation, trainer_settings);
   const MemoryPlan memory =
@@ -406,7 +405,7 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
   info("{} on {}", size_line(start, trainer_settings, plan.steps), backend.description());
   if (!options.quiet) info("memory of a step:\n{}", without_last_newline(memory.table()));
   RunOptions run = run_options(recipe, plan.steps, options);
-  if (!options.quiet) report_memory_in_use(run, memory, backend, available);
+  if (!options.quiet) report_memory_in_use(run, memory, backend, use);
   const bool complete = run_training(trainer, *data.packer, data.eval_packer.get(), state, run);
   if (complete) export_model(recipe, start, trainer);
   return {.complete = complete, .step = state.step, .steps = plan.steps, .tokens = state.tokens};
