@@ -210,11 +210,7 @@ void BpeTokenizer::encode_piece(std::string_view piece, Scratch& scratch,
 
 void BpeTokenizer::encode_word(std::string_view word, Scratch& scratch,
                                std::vector<int32_t>& ids) const {
-  size_t count = 0;
-  if (const int32_t* known = scratch.cache.find(word, count)) {
-    ids.insert(ids.end(), known, known + count);
-    return;
-  }
+  if (scratch.cache.append(word, ids)) return;
   merge_word(word, scratch);
   ids.insert(ids.end(), scratch.symbols.begin(), scratch.symbols.end());
   scratch.cache.insert(word, scratch.symbols);

@@ -265,19 +265,13 @@ void SentencePieceTokenizer::encode_valid(std::string_view text, Scratch& scratc
 
 void SentencePieceTokenizer::encode_word(std::string_view word, Scratch& scratch,
                                          std::vector<int32_t>& ids) const {
-  size_t count = 0;
-  if (const int32_t* known = scratch.cache.find(word, count)) {
-    ids.insert(ids.end(), known, known + count);
-    return;
-  }
+  if (scratch.cache.append(word, ids)) return;
   if (merged_) {
     merged_->encode(word, scratch.merges, scratch.ids);
-    ids.insert(ids.end(), scratch.ids.begin(), scratch.ids.end());
-    scratch.cache.insert(word, scratch.ids);
-    return;
+  } else {
+    const auto status = processor_.Encode(word, &scratch.ids);
+    require(status.ok(), "{}: SentencePiece cannot encode the text: {}", file_, status.ToString());
   }
-  const auto status = processor_.Encode(word, &scratch.ids);
-  require(status.ok(), "{}: SentencePiece cannot encode the text: {}", file_, status.ToString());
   ids.insert(ids.end(), scratch.ids.begin(), scratch.ids.end());
   scratch.cache.insert(word, scratch.ids);
 }

@@ -47,12 +47,13 @@ size_t WordCache::slot_of(uint64_t hash, std::string_view word) const {
   }
 }
 
-const int32_t* WordCache::find(std::string_view word, size_t& count) const {
-  if (word.empty() || word.size() > kMaxWordBytes) return nullptr;
+bool WordCache::append(std::string_view word, std::vector<int32_t>& ids) const {
+  if (word.empty() || word.size() > kMaxWordBytes) return false;
   const Entry& entry = entries_[slot_of(XXH3_64bits(word.data(), word.size()), word)];
-  if (entry.word_length == 0) return nullptr;
-  count = entry.ids_count;
-  return ids_.data() + entry.ids_begin;
+  if (entry.word_length == 0) return false;
+  const int32_t* known = ids_.data() + entry.ids_begin;
+  ids.insert(ids.end(), known, known + entry.ids_count);
+  return true;
 }
 
 void WordCache::insert(std::string_view word, std::span<const int32_t> ids) {

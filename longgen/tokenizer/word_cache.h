@@ -15,8 +15,8 @@ class WordCache {
  public:
   WordCache();
 
-  // Null when the word is not there; valid until the next insert().
-  const int32_t* find(std::string_view word, size_t& count) const;
+  // Appends the word's ids; false when it is not there.
+  bool append(std::string_view word, std::vector<int32_t>& ids) const;
   // The word must not be there yet. Long words are not kept.
   void insert(std::string_view word, std::span<const int32_t> ids);
 

@@ -316,9 +316,7 @@ ExprPtr ExpressionParser::parse_postfix(ExprPtr expr) {
     if (is_operator(".") || is_operator("[")) {
       expr = parse_subscript(std::move(expr));
     } else if (is_operator("(")) {
-      ExprPtr call = make(ExprKind::kCall, current().place, list_of(std::move(expr)));
-      parse_arguments(*call);
-      expr = std::move(call);
+      expr = parse_call(std::move(expr));
     } else {
       return expr;
     }
@@ -333,13 +331,17 @@ ExprPtr ExpressionParser::parse_postfix_and_tests(ExprPtr expr) {
     } else if (is_name("is")) {
       expr = parse_test(std::move(expr));
     } else if (is_operator("(")) {
-      ExprPtr call = make(ExprKind::kCall, current().place, list_of(std::move(expr)));
-      parse_arguments(*call);
-      expr = std::move(call);
+      expr = parse_call(std::move(expr));
     } else {
       return expr;
     }
   }
+}
+
+ExprPtr ExpressionParser::parse_call(ExprPtr callee) {
+  ExprPtr call = make(ExprKind::kCall, current().place, list_of(std::move(callee)));
+  parse_arguments(*call);
+  return call;
 }
 
 ExprPtr ExpressionParser::parse_subscript(ExprPtr expr) {

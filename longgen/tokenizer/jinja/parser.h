@@ -79,6 +79,7 @@ class ExpressionParser {
   ExprPtr parse_postfix(ExprPtr expr);
   ExprPtr parse_postfix_and_tests(ExprPtr expr);
   ExprPtr parse_subscript(ExprPtr expr);
+  ExprPtr parse_call(ExprPtr callee);
   ExprPtr parse_test(ExprPtr expr);
   void parse_arguments(Expr& call);
   void measure(Expr& expr) const;
