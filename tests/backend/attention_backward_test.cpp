@@ -98,6 +98,8 @@ std::vector<AttentionShapeCase> shapes() {
   add(2, 1, 128, 300, pattern(128));
   add(16, 1, 64, 150, pattern(32, 2, 1));
   add(9, 3, 64, 260, pattern(64));
+  add(4, 2, 128, 260, pattern(64));
+  add(4, 2, 128, 230, pattern(64, 2, 1));
   add(2, 1, 64, 200, pattern(64), {}, 0, 6);
   add(3, 1, 64, 400, pattern(32, 2, 1), {{256, 130}, {0, 100}, {128, 33}, {192, 1}});
   return out;

@@ -26,6 +26,8 @@ class Backward {
                                 args.q.dim(1) / args.k.dim(1))),
         kernels_(layout_.kernels),
         scale_(static_cast<float>(args.scale * kLog2E)),
+        slots_(reinterpret_cast<float*>(args.workspace.data() +
+                                        context.pool.size() * backward_scratch_bytes(layout_))),
         documents_(sorted_documents(args.documents)) {}
 
   void run();
@@ -39,11 +41,15 @@ class Backward {
   void load_panel(const Tensor& x, const QueryTile& tile, int64_t kv_head, int64_t first,
                   uint32_t* columns, uint32_t* paired, BackwardScratch& t);
   void load_rows_of(const QueryTile& tile, int64_t kv_head, int64_t row, BackwardScratch& t);
+  float* sums_of(const KeyTile& keys, const QueryTile& tile, float* slot) const;
+  void fetch_key_tile(const KeyTile& keys, const QueryTile& tile, int64_t kv_head, float* slot,
+                      Fetcher& fetcher) const;
   void run_key_tile(const KeyTile& keys, const QueryTile& tile, int64_t kv_head, float* slot,
-                    BackwardScratch& t);
+                    Fetcher& fetcher, BackwardScratch& t);
   AttentionGradientPanel panel_of(const KeyTile& keys, const QueryTile& tile, int64_t row,
                                   int64_t lanes, int64_t at, LeftOperand k_down,
                                   BackwardScratch& t);
+  void run_panel(const AttentionGradientPanel& panel, BackwardScratch& t);
   void add_keys(const KeyTile& keys, int64_t row, int64_t count, float* dk, BackwardScratch& t);
   const float* lse_of(const KeyTile& keys, int64_t row, int64_t lanes, BackwardScratch& t) const;
   void store_queries(const QueryTile& tile, int64_t kv_head, BackwardScratch& t);
@@ -79,17 +85,14 @@ class Backward {
   int64_t paired_row() const { return kernels_.bf16_units ? layout_.head_dim : layout_.row_units; }
   int64_t plane() const { return accumulator_rows(a_.q.dim(0)) * layout_.head_dim; }
   // Accumulators of a slot: dk [rows, head_dim], then dv.
-  float* slot(int64_t index) const {
-    return reinterpret_cast<float*>(a_.workspace.data() +
-                                    pool_.size() * backward_scratch_bytes(layout_)) +
-           index * 2 * plane();
-  }
+  float* slot(int64_t index) const { return slots_ + index * 2 * plane(); }
 
   const AttentionBackward& a_;
   ThreadPool& pool_;
   AttentionLayout layout_;
   const AttentionKernels& kernels_;
   float scale_;                           // of scores, in base 2
+  float* slots_;                          // behind the threads' scratch
   std::vector<DocumentRange> documents_;  // ascending
   std::vector<QueryTile> tiles_;
 };
@@ -157,8 +160,38 @@ void Backward::run_tile(const QueryTile& tile, int64_t kv_head, float* slot, Bac
   std::fill_n(t.dq, round_up<int64_t>(rows_of(tile), kPanel) * layout_.head_dim, 0.0f);
   KeyTiles tiles(*a_.pattern, tile, a_.kv_head_begin + kv_head, layout_.group,
                  KeyJoining::kNeighbours);
-  for (KeyTile keys; tiles.next(&keys);) run_key_tile(keys, tile, kv_head, slot, t);
+  t.panel_count = t.key_tile_count = 0;
+  KeyTile keys, next;
+  Fetcher fetcher;
+  for (bool more = tiles.next(&next); more;) {
+    keys = next;
+    more = tiles.next(&next);
+    fetcher.clear();
+    if (more) fetch_key_tile(next, tile, kv_head, slot, fetcher);
+    fetcher.spread(ceil_div(keys.row_end - keys.row_begin, kPanel));
+    run_key_tile(keys, tile, kv_head, slot, fetcher, t);
+  }
+  if (t.panel_count > 0) kernels_.backward_turn(nullptr, &t.panels[(t.panel_count - 1) % 2]);
   store_queries(tile, kv_head, t);
+}
+
+float* Backward::sums_of(const KeyTile& keys, const QueryTile& tile, float* slot) const {
+  return slot +
+         (document(tile).row_begin + keys.blocks[0] * a_.pattern->block_size) * layout_.head_dim;
+}
+
+// What run_key_tile() will read and write.
+void Backward::fetch_key_tile(const KeyTile& keys, const QueryTile& tile, int64_t kv_head,
+                              float* slot, Fetcher& fetcher) const {
+  for (const Tensor* x : {&a_.k, &a_.v}) {
+    const KvView view = view_of(*x, tile);
+    add_key_rows(layout_, fetcher, keys, view, view.keys, a_.pattern->block_size, kv_head);
+  }
+  const int64_t row_bytes = layout_.head_dim * static_cast<int64_t>(sizeof(float));
+  const float* dk = sums_of(keys, tile, slot);
+  for (const float* sums : {dk, dk + plane()}) {
+    fetcher.add(sums, keys.keys, row_bytes, row_bytes);
+  }
 }
 
 // One panel of q or dout in both layouts; t.rows is used.
@@ -211,25 +244,39 @@ void Backward::load_rows_of(const QueryTile& tile, int64_t kv_head, int64_t row,
 }
 
 void Backward::run_key_tile(const KeyTile& keys, const QueryTile& tile, int64_t kv_head,
-                            float* slot, BackwardScratch& t) {
+                            float* slot, Fetcher& fetcher, BackwardScratch& t) {
   const int64_t block_size = a_.pattern->block_size;
   const KvView k = view_of(a_.k, tile), v = view_of(a_.v, tile);
   load_key_rows(layout_, t.k_rows, keys, k, k.keys, block_size, kv_head);
   load_key_rows(layout_, t.v_rows, keys, v, v.keys, block_size, kv_head);
-  const LeftOperand k_down = down_columns(layout_, t.k_rows, keys.keys, t.k_units);
-  float* dk = slot + (document(tile).row_begin + keys.blocks[0] * block_size) * layout_.head_dim;
+  uint32_t* k_units = t.k_units[t.key_tile_count++ % 2];
+  const LeftOperand k_down = down_columns(layout_, t.k_rows, keys.keys, k_units);
+  float* dk = sums_of(keys, tile, slot);
   const int64_t step = layout_.lane_step(), end = round_up(keys.row_end, step);
   const int64_t most = group_rows(layout_);
   for (int64_t row = keys.row_begin / step * step; row < end;) {
     const int64_t group = std::min(most - row % kPanel, end - row);
     for (int64_t at = 0; at < group;) {
       const int64_t lanes = std::min(kPanel - (row + at) % kPanel, group - at);
-      kernels_.backward(panel_of(keys, tile, row + at, lanes, at, k_down, t));
+      fetcher.fetch();
+      run_panel(panel_of(keys, tile, row + at, lanes, at, k_down, t), t);
       at += lanes;
     }
     add_keys(keys, row, group, dk, t);
     row += group;
   }
+}
+
+// With turns, dq of the panel follows with the next one.
+void Backward::run_panel(const AttentionGradientPanel& panel, BackwardScratch& t) {
+  if (kernels_.backward_turn == nullptr) {
+    kernels_.backward(panel);
+    return;
+  }
+  const int64_t now = t.panel_count % 2;
+  t.panels[now] = panel;
+  kernels_.backward_turn(&t.panels[now], t.panel_count > 0 ? &t.panels[1 - now] : nullptr);
+  ++t.panel_count;
 }
 
 // dk and dv of the key tile from rows [row, row + count); dk points to the tile's rows of the slot,
@@ -272,6 +319,7 @@ AttentionGradientPanel Backward::panel_of(const KeyTile& keys, const QueryTile& 
                                           BackwardScratch& t) {
   const int64_t dim = layout_.head_dim, panel = row / kPanel * kPanel, lane = row % kPanel;
   const int64_t n = round_up<int64_t>(keys.keys, 16), padded = layout_.padded_keys(keys.keys);
+  uint32_t* ds_paired = t.ds_paired[t.panel_count % 2];
   AttentionGradientPanel out;
   out.scores = {.m = n,
                 .n = lanes,
@@ -300,14 +348,14 @@ AttentionGradientPanel Backward::panel_of(const KeyTile& keys, const QueryTile& 
                   .p_rows = t.p_rows + layout_.element_units(at),
                   .ds_rows = t.ds_rows + layout_.element_units(at),
                   .row_units = layout_.element_units(group_rows(layout_)),
-                  .ds_paired = kernels_.bf16_units ? t.ds_paired : nullptr};
+                  .ds_paired = kernels_.bf16_units ? ds_paired : nullptr};
   out.dq = {.m = dim,
             .n = lanes,
             .depth = layout_.element_units(padded),
             .a = k_down.data,
             .a_row = k_down.row,
             .a_depth = k_down.depth,
-            .b = kernels_.bf16_units ? t.ds_paired : t.ds_rows,
+            .b = kernels_.bf16_units ? ds_paired : t.ds_rows,
             .b_depth = kPanel,
             .c = t.dq + panel * dim + lane,
             .c_row = kPanel,

@@ -75,13 +75,17 @@ BackwardScratch::BackwardScratch(const AttentionLayout& l, Pieces pieces)
   delta = pieces.take<float>(l.tile_rows);
   k_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
   v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
-  k_units = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
+  for (uint32_t*& p : k_units) {
+    p = pieces.take<uint32_t>(bf16 ? kMaxTileKeys / 2 * l.head_dim : 0);
+  }
   s = pieces.take<float>(kMaxTileKeys * kPanel);
   dp = pieces.take<float>(kMaxTileKeys * kPanel);
   for (uint32_t** p : {&p_rows, &ds_rows}) {
     *p = pieces.take<uint32_t>(bf16 ? kMaxTileKeys * group_rows(l) / 2 : 0);
   }
-  ds_paired = pieces.take<uint32_t>(bf16 ? kMaxTileKeys * kPanel / 2 : 0);
+  for (uint32_t*& p : ds_paired) {
+    p = pieces.take<uint32_t>(bf16 ? kMaxTileKeys * kPanel / 2 : 0);
+  }
   if (!bf16) {
     p_rows = reinterpret_cast<uint32_t*>(s);
     ds_rows = reinterpret_cast<uint32_t*>(dp);

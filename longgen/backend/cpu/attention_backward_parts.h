@@ -55,15 +55,19 @@ struct BackwardScratch {
   // Of the key tile.
   uint32_t* k_rows;  // [kMaxTileKeys, row]
   uint32_t* v_rows;
-  uint32_t* k_units;
+  uint32_t* k_units[2];  // by turns
   // Of a panel with the key tile.
   float* s;  // [kMaxTileKeys, kPanel]
   float* dp;
   uint32_t* p_rows;  // [kMaxTileKeys, group_rows]
   uint32_t* ds_rows;
-  uint32_t* ds_paired;  // [kMaxTileKeys, kPanel]
-  float* lse_masked;    // [kPanel]
-  uint32_t* rows;       // [kPanel, row] f32
+  uint32_t* ds_paired[2];  // [kMaxTileKeys, kPanel], by turns
+  float* lse_masked;       // [kPanel]
+  uint32_t* rows;          // [kPanel, row] f32
+
+  // Of a query tile so far.
+  AttentionGradientPanel panels[2];  // by turns
+  int64_t panel_count = 0, key_tile_count = 0;
 
   BackwardScratch(const AttentionLayout& layout, std::byte* workspace, int64_t thread);
   BackwardScratch(const AttentionLayout& layout, Pieces pieces);

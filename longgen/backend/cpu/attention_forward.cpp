@@ -116,9 +116,13 @@ class Forward {
   void run_item(const Item& item, int64_t index, int thread);
   void run_tile(const Item& item, ThreadScratch& t);
   PackedTile pack(const KeyTile& keys, int64_t index, const Item& item, ThreadScratch& t);
-  AttentionPanel panel_of(const PackedTile& x, const Item& item, int64_t row, int64_t lanes,
-                          int64_t place, ThreadScratch& t);
-  void run_panels(const std::vector<PackedTile>& packed, const Item& item, ThreadScratch& t);
+  void set_panel(const PackedTile& x, const Item& item, int64_t row, int64_t lanes, int64_t place,
+                 ThreadScratch& t, AttentionPanel* to) const;
+  void run_panels(const std::vector<PackedTile>& packed, const Item& item, Fetcher& fetcher,
+                  ThreadScratch& t);
+  static void take_tiles(KeyTiles& tiles, std::vector<KeyTile>& out);
+  void fetch_tiles(const std::vector<KeyTile>& tiles, const Item& item, int64_t calls,
+                   Fetcher& fetcher);
   void run_stream(const Item& item, ThreadScratch& t);
   template <typename T>
   void stream_keys(const Item& item, int64_t rows, const AttentionStreamKernels<T>& stream,
@@ -241,18 +245,41 @@ void Forward::run_tile(const Item& item, ThreadScratch& t) {
   std::fill_n(t.sum, rows, 0.0f);
   t.masks.fill(*a_.pattern, item.tile, layout_.group, rows);
   std::vector<PackedTile> packed;
-  KeyTile keys;
-  for (bool more = tiles.next(&keys); more;) {
+  std::vector<KeyTile> next;
+  Fetcher fetcher;
+  for (take_tiles(tiles, next); !next.empty();) {
     packed.clear();
-    for (int64_t i = 0; more && i < kPackedTiles; more = tiles.next(&keys)) {
-      packed.push_back(pack(keys, i++, item, t));
+    for (const KeyTile& keys : next) {
+      packed.push_back(pack(keys, static_cast<int64_t>(packed.size()), item, t));
     }
-    run_panels(packed, item, t);
+    take_tiles(tiles, next);
+    const auto calls = rows / kPanel * static_cast<int64_t>(packed.size());
+    fetch_tiles(next, item, calls, fetcher);
+    run_panels(packed, item, fetcher, t);
   }
 }
 
+// The next kPackedTiles at most.
+void Forward::take_tiles(KeyTiles& tiles, std::vector<KeyTile>& out) {
+  out.clear();
+  KeyTile keys;
+  while (static_cast<int64_t>(out.size()) < kPackedTiles && tiles.next(&keys)) out.push_back(keys);
+}
+
+void Forward::fetch_tiles(const std::vector<KeyTile>& tiles, const Item& item, int64_t calls,
+                          Fetcher& fetcher) {
+  const KvView& kv = sequence(item).kv;
+  fetcher.clear();
+  for (const KeyTile& keys : tiles) {
+    for (const void* base : {kv.keys, kv.values}) {
+      add_key_rows(layout_, fetcher, keys, kv, base, a_.pattern->block_size, item.kv_head);
+    }
+  }
+  fetcher.spread(calls);
+}
+
 // All panels of the query tile with the packed key tiles.
-void Forward::run_panels(const std::vector<PackedTile>& packed, const Item& item,
+void Forward::run_panels(const std::vector<PackedTile>& packed, const Item& item, Fetcher& fetcher,
                          ThreadScratch& t) {
   AttentionPanel panels[3];  // those in the turn
   int64_t count = 0;
@@ -262,15 +289,15 @@ void Forward::run_panels(const std::vector<PackedTile>& packed, const Item& item
       const int64_t begin = std::max(row, x.keys.row_begin);
       const int64_t end = std::min(row + kPanel, x.keys.row_end);
       if (begin >= end) continue;
+      fetcher.fetch();
       AttentionPanel& panel = panels[count % 3];
+      set_panel(x, item, begin, end - begin, count % 2, t, &panel);
       if (kernels_.turn == nullptr) {
-        panel = panel_of(x, item, begin, end - begin, 0, t);
         kernels_.forward(panel);
-        continue;
+      } else {
+        kernels_.turn(&panel, before(1), before(2));
+        ++count;
       }
-      panel = panel_of(x, item, begin, end - begin, count % 2, t);
-      kernels_.turn(&panel, before(1), before(2));
-      ++count;
     }
   }
   if (count == 0) return;
@@ -291,46 +318,46 @@ Forward::PackedTile Forward::pack(const KeyTile& keys, int64_t index, const Item
 }
 
 // `place`: which scores and probabilities of the thread it takes.
-AttentionPanel Forward::panel_of(const PackedTile& x, const Item& item, int64_t row, int64_t lanes,
-                                 int64_t place, ThreadScratch& t) {
+void Forward::set_panel(const PackedTile& x, const Item& item, int64_t row, int64_t lanes,
+                        int64_t place, ThreadScratch& t, AttentionPanel* to) const {
   const int64_t panel = row / kPanel, lane = row % kPanel;
   const int64_t n = round_up<int64_t>(x.keys.keys, 16), padded = layout_.padded_keys(x.keys.keys);
   float* s = t.s[place];
   uint32_t* p = kernels_.bf16_units ? t.p[place] : reinterpret_cast<uint32_t*>(s);
   float* out = t.out + panel * layout_.head_dim * kPanel + lane;
-  return {.scores = {.m = n,
-                     .n = lanes,
-                     .depth = layout_.head_depth,
-                     .a = x.k_rows,
-                     .a_row = layout_.row_units,
-                     .a_depth = 1,
-                     .b = t.q_columns + panel * layout_.row_units * kPanel + lane,
-                     .b_depth = kPanel,
-                     .c = s,
-                     .c_row = kPanel,
-                     .accumulate = false},
-          .softmax = {.s = s,
-                      .p = p,
-                      .keys = n,
-                      .padded_keys = padded,
-                      .lanes = lanes,
-                      .scale = scale_,
-                      .mask = t.masks.of(x.keys, *a_.pattern, item.tile, row),
-                      .shift = t.shift + row,
-                      .sum = t.sum + row,
-                      .out = out,
-                      .out_rows = layout_.head_dim},
-          .values = {.m = layout_.head_dim,
-                     .n = lanes,
-                     .depth = layout_.element_units(padded),
-                     .a = x.values.data,
-                     .a_row = x.values.row,
-                     .a_depth = x.values.depth,
-                     .b = p,
-                     .b_depth = kPanel,
-                     .c = out,
-                     .c_row = kPanel,
-                     .accumulate = true}};
+  to->scores = {.m = n,
+                .n = lanes,
+                .depth = layout_.head_depth,
+                .a = x.k_rows,
+                .a_row = layout_.row_units,
+                .a_depth = 1,
+                .b = t.q_columns + panel * layout_.row_units * kPanel + lane,
+                .b_depth = kPanel,
+                .c = s,
+                .c_row = kPanel,
+                .accumulate = false};
+  to->softmax = {.s = s,
+                 .p = p,
+                 .keys = n,
+                 .padded_keys = padded,
+                 .lanes = lanes,
+                 .scale = scale_,
+                 .mask = t.masks.of(x.keys, *a_.pattern, item.tile, row),
+                 .shift = t.shift + row,
+                 .sum = t.sum + row,
+                 .out = out,
+                 .out_rows = layout_.head_dim};
+  to->values = {.m = layout_.head_dim,
+                .n = lanes,
+                .depth = layout_.element_units(padded),
+                .a = x.values.data,
+                .a_row = x.values.row,
+                .a_depth = x.values.depth,
+                .b = p,
+                .b_depth = kPanel,
+                .c = out,
+                .c_row = kPanel,
+                .accumulate = true};
 }
 
 // --- few rows: queries as stored in t.rows, outputs by rows in t.out ---

@@ -127,6 +127,8 @@ struct AttentionKernels {
   // null stands for none. Neighbours have scores and probabilities of their own.
   void (*turn)(const AttentionPanel* next, const AttentionPanel* now, const AttentionPanel* last);
   void (*backward)(const AttentionGradientPanel& panel);
+  // Where not null, in place of backward(): does all of a panel but dq, and dq of the panel before.
+  void (*backward_turn)(const AttentionGradientPanel* now, const AttentionGradientPanel* last);
   void (*product)(const AttentionProduct& product);
 
   // dst[c * dst_row + r] = src[r * src_row + c]; rows and cols are multiples of 16.

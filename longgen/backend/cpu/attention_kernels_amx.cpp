@@ -173,7 +173,13 @@ void whole_blocks(const AttentionProduct& p) {
 
 void tile_product(const AttentionProduct& p) {
   if (p.m % 32 == 0 && p.n % 32 == 0) {
-    if (p.n == 32) {
+    if (can_hold(p)) {
+      if (p.accumulate) {
+        held_product<true>(p);
+      } else {
+        held_product<false>(p);
+      }
+    } else if (p.n == 32) {
       whole_blocks<true>(p);
     } else {
       whole_blocks<false>(p);
@@ -221,6 +227,7 @@ constexpr AttentionKernels tile_kernels() {
   kernels.forward = forward<tile_product>;
   kernels.turn = turn<tile_product>;
   kernels.backward = backward<tile_product>;
+  kernels.backward_turn = backward_turn<tile_product>;
   kernels.product = tile_product;
   return kernels;
 }

@@ -229,6 +229,24 @@ LONGGEN_SIMD void store_paired(uint32_t* to, __m512i low, __m512i high) {
   _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi64(first, two, second));
 }
 
+// Keys n and n + 1 in 32 lanes.
+template <bool kMasked>
+LONGGEN_SIMD void gradient_pair(const AttentionGradient& a, int64_t n, int64_t lane, const Vf* lse,
+                                const Vf* delta) {
+  __m512i ds_of[2];
+  for (int h = 0; h < 2; ++h) {
+    Vf p[2], ds[2];
+    for (int v = 0; v < 2; ++v) {
+      gradient_of<kMasked>(a, n + h, lane + v * kLanes, lse[v], delta[v], &p[v], &ds[v]);
+    }
+    ds_of[h] = join(ds);
+    const int64_t at = (n + h) * a.row_units + lane / 2;
+    _mm512_storeu_si512(a.p_rows + at, join(p));
+    _mm512_storeu_si512(a.ds_rows + at, ds_of[h]);
+  }
+  store_paired(a.ds_paired + n / 2 * kPanel + lane, ds_of[0], ds_of[1]);
+}
+
 template <bool kMasked>
 LONGGEN_SIMD void gradient_lanes(const AttentionGradient& args, int64_t lane) {
   const AttentionGradient a = args;  // which what is stored does not change
@@ -237,20 +255,7 @@ LONGGEN_SIMD void gradient_lanes(const AttentionGradient& args, int64_t lane) {
     lse[v] = load(a.lse + lane + v * kLanes);
     delta[v] = load(a.delta + lane + v * kLanes);
   }
-  for (int64_t n = 0; n < a.keys; n += 2) {
-    __m512i ds_of[2];
-    for (int h = 0; h < 2; ++h) {
-      Vf p[2], ds[2];
-      for (int v = 0; v < 2; ++v) {
-        gradient_of<kMasked>(a, n + h, lane + v * kLanes, lse[v], delta[v], &p[v], &ds[v]);
-      }
-      ds_of[h] = join(ds);
-      const int64_t at = (n + h) * a.row_units + lane / 2;
-      _mm512_storeu_si512(a.p_rows + at, join(p));
-      _mm512_storeu_si512(a.ds_rows + at, ds_of[h]);
-    }
-    store_paired(a.ds_paired + n / 2 * kPanel + lane, ds_of[0], ds_of[1]);
-  }
+  for (int64_t n = 0; n < a.keys; n += 2) gradient_pair<kMasked>(a, n, lane, lse, delta);
 }
 constexpr int64_t kGradientLanes = 32;
 
@@ -385,6 +390,7 @@ constexpr AttentionKernels attention_kernels() {
           .forward = forward<product>,
           .turn = nullptr,
           .backward = backward<product>,
+          .backward_turn = nullptr,
           .product = product,
           .transpose = transpose,
           .pair_rows = pair_rows,

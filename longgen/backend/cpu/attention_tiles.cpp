@@ -150,6 +150,28 @@ bool KeyTiles::next(KeyTile* out) {
   return true;
 }
 
+void Fetcher::clear() {
+  pieces_.clear();
+  at_ = 0;
+  rows_ = step_ = 0;
+}
+
+void Fetcher::add(const void* first_row, int64_t rows, int64_t row_bytes, int64_t stride_bytes) {
+  pieces_.push_back({static_cast<const std::byte*>(first_row), rows, row_bytes, stride_bytes});
+  rows_ += rows;
+}
+
+void Fetcher::spread(int64_t calls) { step_ = ceil_div(rows_, std::max<int64_t>(calls, 1)); }
+
+void Fetcher::fetch() {
+  for (int64_t left = step_; left > 0 && at_ < pieces_.size(); --left) {
+    Piece& piece = pieces_[at_];
+    for (int64_t i = 0; i < piece.row_bytes; i += 64) __builtin_prefetch(piece.row + i, 0, 2);
+    piece.row += piece.stride;
+    if (--piece.rows == 0) ++at_;
+  }
+}
+
 void load_rows(const AttentionLayout& layout, uint32_t* dst, const std::byte* src, int64_t src_row,
                int64_t n) {
   if (layout.dtype == DType::kF32) {
@@ -204,6 +226,16 @@ const std::byte* key_block(const KvView& kv, const void* base, DType dtype, int6
   }
   const int64_t element = page * kv.page_stride + head * kv.head_stride;
   return static_cast<const std::byte*>(base) + element * dtype_size(dtype);
+}
+
+void add_key_rows(const AttentionLayout& layout, Fetcher& fetcher, const KeyTile& tile,
+                  const KvView& kv, const void* base, int64_t block_size, int64_t head) {
+  const int64_t size = dtype_size(layout.dtype);
+  for (int64_t i = 0; i < tile.count; ++i) {
+    fetcher.add(key_block(kv, base, layout.dtype, tile.blocks[i], head),
+                std::min(block_size, tile.keys - i * block_size), layout.head_dim * size,
+                kv.token_stride * size);
+  }
 }
 
 void load_key_rows(const AttentionLayout& layout, uint32_t* rows, const KeyTile& tile,

@@ -139,6 +139,26 @@ class KeyTiles {
   int64_t at_ = 0, end_ = 0;  // of the blocks in the order of the ranges
 };
 
+// Memory that will be wanted next, brought near a little at a time between the kernels of what is
+// wanted now: rows of keys lie far apart, and a processor foresees few of them.
+class Fetcher {
+ public:
+  void clear();
+  void add(const void* first_row, int64_t rows, int64_t row_bytes, int64_t stride_bytes);
+  // All that was added will have been fetched after `calls` calls of fetch().
+  void spread(int64_t calls);
+  void fetch();
+
+ private:
+  struct Piece {
+    const std::byte* row;  // of those left, the first
+    int64_t rows, row_bytes, stride;
+  };
+  std::vector<Piece> pieces_;
+  size_t at_ = 0;
+  int64_t rows_ = 0, step_ = 0;
+};
+
 // Between its construction and destruction the thread may run products.
 class ProductScope {
  public:
@@ -178,6 +198,10 @@ const std::byte* key_block(const KvView& kv, const void* base, DType dtype, int6
 // Fills `rows` with the keys (or values) of a tile, zero up to padded_keys(keys).
 void load_key_rows(const AttentionLayout& layout, uint32_t* rows, const KeyTile& tile,
                    const KvView& kv, const void* base, int64_t block_size, int64_t head);
+
+// Adds the keys (or values) of a tile.
+void add_key_rows(const AttentionLayout& layout, Fetcher& fetcher, const KeyTile& tile,
+                  const KvView& kv, const void* base, int64_t block_size, int64_t head);
 
 // down_columns() of what load_key_rows() would give; `rows` is used where it must be.
 LeftOperand key_columns(const AttentionLayout& layout, uint32_t* rows, uint32_t* units,
