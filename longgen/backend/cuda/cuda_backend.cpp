@@ -155,7 +155,7 @@ void CudaBackend::finish() {
         "running kernels");
   stream_.synchronize();
   if (*bad == 0) return;
-  check(cudaMemset(error_flag_.get(), 0, sizeof(int)), "clearing the error");
+  check(cudaMemsetAsync(error_flag_.get(), 0, sizeof(int), stream_.get()), "clearing the error");
   fail("cuda: an id or position at row {} is out of range", *bad - 1);
 }
 
