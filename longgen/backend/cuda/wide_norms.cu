@@ -2,6 +2,7 @@
 // channels) or a block.
 #include <algorithm>
 
+#include "longgen/backend/cuda/dependent_launch.cuh"
 #include "longgen/backend/cuda/wide_rows.cuh"
 #include "longgen/backend/cuda/wide_rows.h"
 
@@ -32,6 +33,8 @@ __global__ void __launch_bounds__(kThreads)
     forward_kernel(bool layer, Rows out, float* stats, int64_t stats_stride, Rows x,
                    const Bf16* weight, const Bf16* bias, float eps) {
   __shared__ float shared[kThreads / 32];
+  let_next_start();
+  wait_for_inputs();
   const int64_t r = static_cast<int64_t>(blockIdx.x) * (kThreads / kGroup) + threadIdx.x / kGroup;
   if (r >= x.rows) return;  // a whole warp or block at once
   const Bf16* in = row<Bf16>(x, r);
@@ -188,10 +191,10 @@ bool wide_norm_forward(bool layer, const Rows& out, float* stats, int64_t stats_
   if (!is_wide(out) || !is_wide(x) || !aligned(weight) || !aligned(bias)) return false;
   return by_spread(x.cols, [&](auto spread) {
     using S = decltype(spread);
-    forward_kernel<S::group, S::vectors>
-        <<<blocks_for(x.rows, kThreads / S::group, INT32_MAX), kThreads, 0, stream>>>(
-            layer, out, stats, stats_stride, x, static_cast<const Bf16*>(weight),
-            static_cast<const Bf16*>(bias), eps);
+    launch_dependent(forward_kernel<S::group, S::vectors>,
+                     blocks_for(x.rows, kThreads / S::group, INT32_MAX), kThreads, stream, layer,
+                     out, stats, stats_stride, x, static_cast<const Bf16*>(weight),
+                     static_cast<const Bf16*>(bias), eps);
   });
 }
 

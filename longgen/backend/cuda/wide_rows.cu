@@ -2,6 +2,7 @@
 #include <type_traits>
 
 #include "longgen/backend/cuda/activation.cuh"
+#include "longgen/backend/cuda/dependent_launch.cuh"
 #include "longgen/backend/cuda/wide_rows.cuh"
 #include "longgen/backend/cuda/wide_rows.h"
 
@@ -15,6 +16,8 @@ constexpr int kThreads = 256;
 __global__ void rope_kernel(Rows x, int64_t heads, const float* table, int64_t table_stride,
                             int half, int64_t table_rows, const int32_t* positions, bool inverse,
                             ErrorFlag error) {
+  let_next_start();
+  wait_for_inputs();
   const unsigned each = half / kVector;
   const unsigned i = blockIdx.x * kThreads + threadIdx.x;
   const unsigned r = i / each, t = r / static_cast<unsigned>(heads);
@@ -41,6 +44,8 @@ __global__ void rope_kernel(Rows x, int64_t heads, const float* table, int64_t t
 
 template <int kActivation>
 __global__ void activation_forward_kernel(Rows out, Rows gate, Rows up) {
+  let_next_start();
+  wait_for_inputs();
   const int64_t first = kVector * (blockIdx.y * kThreads + threadIdx.x);
   for (int64_t r = blockIdx.x; r < gate.rows; r += gridDim.x) {
     for (int64_t c = first; c < gate.cols; c += kVector * kThreads * gridDim.y) {
@@ -98,8 +103,9 @@ bool wide_rope(const Rows& x, int64_t heads, const float* table, int64_t table_s
   if (!is_wide(x) || half % kVector != 0 || half == 0) return false;
   const int64_t items = x.rows * (half / kVector);
   if (items > INT32_MAX) return false;  // 32-bit divisions
-  rope_kernel<<<blocks_for(items, kThreads, INT32_MAX), kThreads, 0, stream>>>(
-      x, heads, table, table_stride, static_cast<int>(half), table_rows, positions, inverse, error);
+  launch_dependent(rope_kernel, blocks_for(items, kThreads, INT32_MAX), kThreads, stream, x, heads,
+                   table, table_stride, static_cast<int>(half), table_rows, positions, inverse,
+                   error);
   return true;
 }
 
@@ -111,8 +117,8 @@ bool wide_activation_forward(int activation, const Rows& out, const Rows& gate, 
     constexpr int64_t kFewRows = 64;
     const unsigned pieces =
         gate.rows <= kFewRows ? blocks_for(gate.cols, kVector * kThreads, kFewRows) : 1;
-    activation_forward_kernel<decltype(kind)::value>
-        <<<dim3(blocks_for(gate.rows, 1), pieces), kThreads, 0, stream>>>(out, gate, up);
+    launch_dependent(activation_forward_kernel<decltype(kind)::value>,
+                     dim3(blocks_for(gate.rows, 1), pieces), kThreads, stream, out, gate, up);
   });
   return true;
 }

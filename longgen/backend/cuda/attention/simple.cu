@@ -1,6 +1,7 @@
 // Attention without tensor cores: one warp a row, f32 sums. Also what all kernels share: row sums
 // and writing keys to pages.
 #include "longgen/backend/cuda/attention/pattern.cuh"
+#include "longgen/backend/cuda/dependent_launch.cuh"
 #include "longgen/backend/cuda/device_math.cuh"
 
 namespace longgen::cuda {
@@ -171,6 +172,8 @@ __global__ void delta_kernel(BackwardArgs a) {
 // A thread: sizeof(V) bytes of a key and of its value.
 template <typename T, typename V>
 __global__ void kv_write_kernel(KvWriteArgs a) {
+  let_next_start();
+  wait_for_inputs();
   constexpr int kEach = sizeof(V) / sizeof(T);
   const SequenceArgs& s = a.sequences[blockIdx.y];
   const unsigned item = blockIdx.x * blockDim.x + threadIdx.x, vectors = a.head_dim / kEach;
@@ -194,7 +197,7 @@ void launch_kv_write(const KvWriteArgs& a, cudaStream_t stream) {
   constexpr int kThreads = 256;
   const int64_t items = a.most_rows * a.kv_heads * (a.head_dim * sizeof(T) / sizeof(V));
   const dim3 grid(blocks_for(items, kThreads, INT32_MAX), static_cast<unsigned>(a.sequence_count));
-  kv_write_kernel<T, V><<<grid, kThreads, 0, stream>>>(a);
+  launch_dependent(kv_write_kernel<T, V>, grid, kThreads, stream, a);
 }
 
 template <typename F>
