@@ -139,21 +139,12 @@ AttentionResult run_on_gpu(Backend& backend, const AttentionProblem& p) {
   return {x.values(out), x.values(lse), x.values(dq), x.values(dk), x.values(dv)};
 }
 
-class CudaAttention : public ::testing::Test {
- protected:
-  void SetUp() override {
-    backend = cuda_backend_or_null();
-    if (backend == nullptr) GTEST_SKIP() << "no GPU";
-  }
-  Backend* backend = nullptr;
-};
-
-TEST_F(CudaAttention, ForwardAndBackward) {
-  for (const SolvedProblem& s : solve_in_both_dtypes(shapes(), true)) {
+void expect_forward_and_backward(Backend& backend, const Shapes& cases) {
+  for (const SolvedProblem& s : solve_in_both_dtypes(cases, true)) {
     const AttentionProblem& p = s.problem;
     const auto& c = p.c;
     SCOPED_TRACE(c.to_string());
-    const AttentionResult got = run_on_gpu(*backend, p);
+    const AttentionResult got = run_on_gpu(backend, p);
     const auto near = [&](const char* name, const std::vector<double>& x,
                           const std::vector<double>& want, const std::vector<double>& plain,
                           int64_t heads) {
@@ -167,6 +158,94 @@ TEST_F(CudaAttention, ForwardAndBackward) {
       ASSERT_NEAR(got.lse[i], s.truth.lse[i], 1e-4 * (1 + std::abs(s.truth.lse[i]))) << "lse " << i;
     }
   }
+}
+
+// Rows from `start` on in chunks over shuffled pages, written by kv_write, with dead blocks
+// released.
+void expect_pages_and_chunks(Backend& backend, DType dtype, const AttentionPattern& shape,
+                             int64_t head_dim, int64_t length, int64_t start, int64_t chunk) {
+  AttentionShapeCase c{.dtype = dtype,
+                       .q_heads = 6,
+                       .kv_heads = 2,
+                       .head_dim = head_dim,
+                       .rows = length,
+                       .pattern = shape};
+  SCOPED_TRACE(c.to_string() + " chunk " + std::to_string(chunk));
+  const SolvedProblem solved(c, false);
+  const AttentionProblem& p = solved.problem;
+  const int64_t block = shape.block_size, dim = c.head_dim, kv = c.kv_heads;
+  const int64_t blocks = (c.rows + block - 1) / block;
+  OnDevice x{backend, {}, {}};
+  const size_t q = x.add(dtype, {c.rows, c.q_heads, dim}, &p.q);
+  const size_t k = x.add(dtype, {c.rows, kv, dim}, &p.k);
+  const size_t v = x.add(dtype, {c.rows, kv, dim}, &p.v);
+  const size_t out = x.add(dtype, {c.rows, c.q_heads, dim});
+  const size_t keys = x.add(dtype, {blocks * kv, block, dim});
+  const size_t values = x.add(dtype, {blocks * kv, block, dim});
+  std::vector<int32_t> table(static_cast<size_t>(blocks));
+  for (int64_t b = 0; b < blocks; ++b) {  // a permutation: 7 and the number share no factor
+    table[static_cast<size_t>(b)] = static_cast<int32_t>((b * 7 + 3) % blocks);
+  }
+  if (blocks % 7 == 0) std::iota(table.rbegin(), table.rend(), 0);
+  KvView view{.keys = x[keys].raw(),
+              .values = x[values].raw(),
+              .page_stride = kv * block * dim,
+              .head_stride = block * dim,
+              .token_stride = dim,
+              .block_table = table.data(),
+              .block_table_size = blocks};
+  if (start > 0) {
+    backend.kv_write(view, dtype, block, 0, x[k].slice(0, 0, start), x[v].slice(0, 0, start));
+  }
+  for (int64_t at = start; at < c.rows; at += chunk) {
+    const int64_t count = std::min(chunk, c.rows - at);
+    backend.kv_write(view, dtype, block, at, x[k].slice(0, at, count), x[v].slice(0, at, count));
+    view.length = at + count;
+    for (int64_t b = 0; b < blocks; ++b) {
+      if (!shape.is_live(b, at, 0)) table[static_cast<size_t>(b)] = -1;
+    }
+    const AttentionSequence s{
+        .row_begin = at, .row_count = count, .first_position = at, .kv = view};
+    backend.attention_forward({.out = x[out],
+                               .lse = Tensor(),
+                               .q = x[q],
+                               .sequences = {&s, 1},
+                               .kv_dtype = dtype,
+                               .kv_heads = kv,
+                               .pattern = &c.pattern,
+                               .scale = p.scale,
+                               .workspace = {}});
+  }
+  const auto tail = [&](const std::vector<double>& all) {
+    return std::vector<double>(all.begin() + start * c.q_heads * dim, all.end());
+  };
+  expect_near("out", tail(x.values(out)), tail(solved.truth.out),
+              dtype == DType::kBF16 ? tail(solved.plain.out) : std::vector<double>(), dtype,
+              c.q_heads, dim);
+}
+
+class CudaAttention : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    backend = cuda_backend_or_null();
+    if (backend == nullptr) GTEST_SKIP() << "no GPU";
+  }
+  Backend* backend = nullptr;
+};
+
+TEST_F(CudaAttention, ForwardAndBackward) { expect_forward_and_backward(*backend, shapes()); }
+
+// One small case of every kernel: under compute-sanitizer the rest takes minutes.
+TEST_F(CudaAttention, SmallForwardAndBackward) {
+  Shapes few = {
+      {.q_heads = 4, .kv_heads = 2, .head_dim = 64, .rows = 330, .pattern = pattern(64, 2, 1, 4)},
+      {.q_heads = 2, .kv_heads = 1, .head_dim = 128, .rows = 330, .pattern = pattern(64, 2, 1, 4)},
+      {.q_heads = 2, .kv_heads = 1, .head_dim = 128, .rows = 129, .pattern = pattern(64)}};
+  for (const int64_t dim : {16, 32, 48, 64, 80, 96, 128}) {
+    few.push_back(
+        {.q_heads = 2, .kv_heads = 1, .head_dim = dim, .rows = 70, .pattern = pattern(32, 1, 1)});
+  }
+  expect_forward_and_backward(*backend, few);
 }
 
 TEST_F(CudaAttention, EqualBitsOverRepeats) {
@@ -218,79 +297,27 @@ TEST_F(CudaAttention, LongColumnsInChunks) {
   near("dv", got.dv, want.dv, 1);
 }
 
-// Chunks over shuffled pages, written by kv_write, with dead blocks released: the rows of the whole
-// call. One row at a time takes the road of split keys.
+// Chunks over shuffled pages are the rows of the whole call. One row at a time takes the road of
+// split keys, and begins where it can be checked within a second.
 TEST_F(CudaAttention, PagesAndChunks) {
   const std::pair<AttentionPattern, int64_t> shapes[] = {
       {pattern(64), 64},  {pattern(64, 2, 1), 64},    {pattern(16, 5, 2, 3), 64},
       {pattern(64), 128}, {pattern(64, 3, 2, 5), 64}, {pattern(64, 2, 1, 4), 128}};
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [shape, head_dim] : shapes) {
-      for (const int64_t chunk : {1, 100}) {
-        AttentionShapeCase c{.dtype = dtype,
-                             .q_heads = 6,
-                             .kv_heads = 2,
-                             .head_dim = head_dim,
-                             .rows = chunk == 1 ? 1100 : 517,
-                             .pattern = shape};
-        SCOPED_TRACE(c.to_string() + " chunk " + std::to_string(chunk));
-        const SolvedProblem solved(c, false);
-        const AttentionProblem& p = solved.problem;
-        const int64_t block = shape.block_size, dim = c.head_dim, kv = c.kv_heads;
-        const int64_t blocks = (c.rows + block - 1) / block;
-        OnDevice x{*backend, {}, {}};
-        const size_t q = x.add(dtype, {c.rows, c.q_heads, dim}, &p.q);
-        const size_t k = x.add(dtype, {c.rows, kv, dim}, &p.k);
-        const size_t v = x.add(dtype, {c.rows, kv, dim}, &p.v);
-        const size_t out = x.add(dtype, {c.rows, c.q_heads, dim});
-        const size_t keys = x.add(dtype, {blocks * kv, block, dim});
-        const size_t values = x.add(dtype, {blocks * kv, block, dim});
-        std::vector<int32_t> table(static_cast<size_t>(blocks));
-        for (int64_t b = 0; b < blocks; ++b) {  // a permutation: 7 and the number share no factor
-          table[static_cast<size_t>(b)] = static_cast<int32_t>((b * 7 + 3) % blocks);
-        }
-        if (blocks % 7 == 0) std::iota(table.rbegin(), table.rend(), 0);
-        KvView view{.keys = x[keys].raw(),
-                    .values = x[values].raw(),
-                    .page_stride = kv * block * dim,
-                    .head_stride = block * dim,
-                    .token_stride = dim,
-                    .block_table = table.data(),
-                    .block_table_size = blocks};
-        // Single rows only from where they can be checked within a second.
-        const int64_t start = chunk == 1 ? 1060 : 0;
-        if (start > 0) {
-          backend->kv_write(view, dtype, block, 0, x[k].slice(0, 0, start),
-                            x[v].slice(0, 0, start));
-        }
-        for (int64_t at = start; at < c.rows; at += chunk) {
-          const int64_t count = std::min(chunk, c.rows - at);
-          backend->kv_write(view, dtype, block, at, x[k].slice(0, at, count),
-                            x[v].slice(0, at, count));
-          view.length = at + count;
-          for (int64_t b = 0; b < blocks; ++b) {
-            if (!shape.is_live(b, at, 0)) table[static_cast<size_t>(b)] = -1;
-          }
-          const AttentionSequence s{
-              .row_begin = at, .row_count = count, .first_position = at, .kv = view};
-          backend->attention_forward({.out = x[out],
-                                      .lse = Tensor(),
-                                      .q = x[q],
-                                      .sequences = {&s, 1},
-                                      .kv_dtype = dtype,
-                                      .kv_heads = kv,
-                                      .pattern = &c.pattern,
-                                      .scale = p.scale,
-                                      .workspace = {}});
-        }
-        const auto tail = [&](const std::vector<double>& all) {
-          return std::vector<double>(all.begin() + start * c.q_heads * dim, all.end());
-        };
-        expect_near("out", tail(x.values(out)), tail(solved.truth.out),
-                    dtype == DType::kBF16 ? tail(solved.plain.out) : std::vector<double>(), dtype,
-                    c.q_heads, dim);
-      }
+      expect_pages_and_chunks(*backend, dtype, shape, head_dim, 1100, 1060, 1);
+      expect_pages_and_chunks(*backend, dtype, shape, head_dim, 517, 0, 100);
     }
+  }
+}
+
+TEST_F(CudaAttention, SmallPagesAndChunks) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t head_dim : {64, 128}) {
+      expect_pages_and_chunks(*backend, dtype, pattern(64, 2, 1), head_dim, 330, 325, 1);
+      expect_pages_and_chunks(*backend, dtype, pattern(64), head_dim, 330, 0, 200);
+    }
+    expect_pages_and_chunks(*backend, dtype, pattern(16, 5, 2, 3), 64, 130, 0, 50);
   }
 }
 
