@@ -6,10 +6,9 @@
 // every warpgroup does with the pair. Consumers never look at the pattern. A warpgroup runs one
 // unbroken chain of steps across items: the product of queries and the next keys is issued before
 // that of the present probabilities and values, and the softmax of the former runs under the
-// latter. Warpgroups take turns at issuing, so that one's softmax runs under another's products.
+// latter. One warpgroup's softmax runs under another's products: three take turns at issuing, two
+// find that rhythm by themselves.
 #pragma once
-
-#include <climits>
 
 #include "longgen/backend/cuda/attention/hopper/forward_producer.cuh"
 #include "longgen/backend/cuda/attention/hopper/softmax.cuh"
@@ -38,11 +37,16 @@ struct Consumer {
     float scores[kKeys / 2], out[D / 2], shrink[2];
     uint32_t p[kKeys / 4];
     RowState state;
+    bool raised;  // some row's maximum: `out` is to be multiplied by `shrink`
   };
 
-  __device__ void begin_turn() { named_sync(kFirstTurn + group, 2 * kWarpgroup); }
+  __device__ void begin_turn() {
+    if constexpr (C::kTakesTurns) named_sync(kFirstTurn + group, 2 * kWarpgroup);
+  }
   __device__ void end_turn() {
-    named_arrive(kFirstTurn + (group + 1) % C::kGroups, 2 * kWarpgroup);
+    if constexpr (C::kTakesTurns) {
+      named_arrive(kFirstTurn + (group + 1) % C::kGroups, 2 * kWarpgroup);
+    }
   }
   __device__ void release(Barrier& empty) {
     if (lane == 0) empty.arrive();
@@ -50,7 +54,8 @@ struct Consumer {
 
   // If the stage at `place` is full: its word, else kNotYet. Saves time when fetch() comes.
   __device__ void peek() {
-    peeked = shared.k_full[place.stage].is_done(place.parity) ? shared.steps[place.stage] : kNotYet;
+    peeked = uniform(shared.k_full[place.stage].is_done(place.parity) ? shared.steps[place.stage]
+                                                                      : kNotYet);
   }
   // The bits of the next step that concerns this warpgroup, or kEnd.
   __device__ int fetch() {
@@ -61,9 +66,8 @@ struct Consumer {
         // The next stage may be waiting for the slot that this warpgroup has not given back.
         if (releasing >= 0 && !shared.k_full[place.stage].is_done(place.parity)) release_slot();
         shared.k_full[place.stage].wait(place.parity);
-        word = shared.steps[place.stage];
+        word = uniform(shared.steps[place.stage]);
       }
-      word = uniform(word);
       if (word == kEnd) return kEnd;
       const int bits = word >> (8 * group) & 0xff;
       if ((bits & kSeesBoth) != 0) return bits;
@@ -88,16 +92,26 @@ struct Consumer {
     multiply<D, kKeys / 16>(w.out, w.p, values, add);
     commit_products();
   }
-  // Masks, and finds the maxima.
+  // Masks, and finds the maxima or that they stay.
   __device__ void begin_softmax(Work& w, int bits) {
     if ((bits & (kSeesBoth | kHasDiagonal)) != kSeesBoth) mask_scores(w.scores, bits);
-    raise_tops(w.scores, w.state, w.shrink, args.call.scale * kLog2E);
+    w.raised = !C::kVotes || exceed(w.scores, w.state);
+    if (w.raised) raise_tops(w.scores, w.state, w.shrink, args.call.scale * kLog2E);
   }
   __device__ void end_softmax(Work& w) {
     exponentials(w.scores, w.state, args.call.scale * kLog2E);
+    if constexpr (C::kVotes) {
+      // A sum is never negative. But a wait that follows a branch which depends on all exponentials
+      // cannot be moved to before them, where the compiler would put it.
+      hold(w.scores);
+      if (__any_sync(0xffffffffu, w.state.sum[0] + w.state.sum[1] < 0)) __nanosleep(0);
+    }
   }
   __device__ void shrink_out(Work& w) {
-    if (!__any_sync(0xffffffffu, w.shrink[0] != 1 || w.shrink[1] != 1)) return;
+    if constexpr (!C::kVotes) {
+      w.raised = __any_sync(0xffffffffu, w.shrink[0] != 1 || w.shrink[1] != 1);
+    }
+    if (!w.raised) return;
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) w.out[i] *= w.shrink[i / 2 % 2];
   }
@@ -237,7 +251,7 @@ __device__ __forceinline__ void Consumer<C>::step(Work& w, const RingPlace<C::kS
   hold(w.scores);
   release(shared.k_empty[next_stage]);
   const RowState finished = w.state;
-  if (next_begins) w.state = {{-INFINITY, -INFINITY}, {0, 0}};
+  if (next_begins) w.state = no_scores_yet();
   begin_softmax(w, next_bits);
   peek();
   end_softmax(w);
@@ -270,10 +284,10 @@ __device__ __forceinline__ void Consumer<C>::finish(Work& w, const RingPlace<C::
 template <typename C>
 __device__ void Consumer<C>::run() {
   Work w;
-  w.state = {{-INFINITY, -INFINITY}, {0, 0}};
+  w.state = no_scores_yet();
   int bits = fetch();
   if (bits == kEnd) return;
-  if (group == C::kGroups - 1) named_arrive(kFirstTurn, 2 * kWarpgroup);
+  if (C::kTakesTurns && group == C::kGroups - 1) named_arrive(kFirstTurn, 2 * kWarpgroup);
   shared.q_full[slot.stage].wait(slot.parity);
   begin(w, bits);
   bool begins = true;

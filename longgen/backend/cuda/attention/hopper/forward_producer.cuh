@@ -16,6 +16,9 @@ struct ForwardConfig {
   static constexpr int D = D_, kGroups = kGroups_, kStages = kStages_;
   static constexpr int kConsumerRegisters = kGroups == 2 ? 240 : 160;
   static constexpr int kProducerRegisters = kGroups == 2 ? 24 : 32;
+  // What pays with two warpgroups and does not with three (docs/kernels.md): looking for scores
+  // that exceed a limit instead of for maxima, and no turns.
+  static constexpr bool kVotes = kGroups == 2, kTakesTurns = kGroups > 2;
   static constexpr int kRows = kGroups * kBlock;
   static constexpr int kThreads = (kGroups + 1) * kWarpgroup;
   static constexpr int kPanels = D / kPanelColumns;

@@ -1,6 +1,8 @@
 // Online softmax (Dao, arXiv 2307.08691) over a warpgroup's scores [64, 128] in accumulators.
 #pragma once
 
+#include <climits>
+
 #include "longgen/backend/cuda/attention/hopper/key_walk.cuh"
 #include "longgen/backend/cuda/attention/hopper/wgmma.cuh"
 
@@ -14,11 +16,16 @@ __device__ inline float exp2_fast(float x) {
   return y;
 }
 
-// Of the two rows (lane / 4 and 8 below) of which a thread has a quarter: the greatest score so
-// far, and this thread's part of the sum of exponentials.
+// Of the two rows (lane / 4 and 8 below) of which a thread has a quarter: a maximum of the scores
+// so far, this thread's part of the sum of exponentials, and the least score, as an integer, that
+// exceed() reports.
 struct RowState {
   float top[2], sum[2];
+  int limit[2];
 };
+__device__ inline RowState no_scores_yet() {
+  return {{-INFINITY, -INFINITY}, {0, 0}, {INT_MIN, INT_MIN}};
+}
 
 // Scores of pairs that are not visible become -inf: of one key block, of which a query block sees
 // none, all, or up to the diagonal.
@@ -40,8 +47,12 @@ __device__ inline void mask_block(float* scores, bool seen, bool diagonal) {
   }
 }
 __device__ inline void mask_scores(float (&scores)[64], int bits) {
-  mask_block(scores, bits & kSeesFirst, bits & kFirstIsDiagonal);
-  mask_block(scores + 32, bits & kSeesSecond, bits & kSecondIsDiagonal);
+  if ((bits & (kSeesFirst | kFirstIsDiagonal)) != kSeesFirst) {
+    mask_block(scores, bits & kSeesFirst, bits & kFirstIsDiagonal);
+  }
+  if ((bits & (kSeesSecond | kSecondIsDiagonal)) != kSeesSecond) {
+    mask_block(scores + 32, bits & kSeesSecond, bits & kSecondIsDiagonal);
+  }
 }
 
 // A maximum stays until exponentials would exceed 2^kPatience: sums in f32 and probabilities in
@@ -78,7 +89,30 @@ __device__ void raise_tops(const float (&scores)[kCount], RowState& state, float
     shrink[lower] = exp2_fast((state.top[lower] - top) * scale_log2);
     state.top[lower] = top;
     state.sum[lower] *= shrink[lower];
+    const float limit = top + __fdividef(kPatience, scale_log2);
+    state.limit[lower] = limit >= 0 ? __float_as_int(limit) : INT_MIN;
   }
+}
+
+// Whether a row of the warp has a score for which raise_tops() might change a maximum: half of its
+// instructions, and no waiting for other threads' maxima. Floats from 0 up are in order as integers,
+// and above all negative ones, so that the instruction for the maximum of three integers serves;
+// with a negative limit everything is reported.
+template <int kCount>
+__device__ bool exceed(const float (&scores)[kCount], const RowState& state) {
+  constexpr int kChains = 2;
+  int highest[2][kChains] = {{INT_MIN, INT_MIN}, {INT_MIN, INT_MIN}};
+#pragma unroll
+  for (int lower = 0; lower < 2; ++lower) {
+#pragma unroll
+    for (int n = 0; n < kCount / 4; ++n) {
+      int& high = highest[lower][n % kChains];
+      high = __vimax3_s32(high, __float_as_int(scores[n * 4 + lower * 2]),
+                          __float_as_int(scores[n * 4 + lower * 2 + 1]));
+    }
+  }
+  return __any_sync(0xffffffffu, max(highest[0][0], highest[0][1]) >= state.limit[0] ||
+                                     max(highest[1][0], highest[1][1]) >= state.limit[1]);
 }
 
 // Scores become exponentials relative to the maxima, and are added to the sums.
