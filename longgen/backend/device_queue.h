@@ -18,7 +18,8 @@ class DeviceQueue {
   // block tables, lengths) travels in one copy. `repeats`: a step like this will come again, with
   // other such data but the same tensors; calls are then kept as a graph, by the tensors, shapes
   // and table capacities that they name, so that a later step like it runs `work` once, without
-  // launching, and starts the graph.
+  // launching, and starts the graph. Keys and values that attention sees in a step are of earlier
+  // steps, except those of its queries' own rows.
   virtual void step(bool repeats, const std::function<void()>& work) = 0;
   // Of the last step: seconds from the start of its first launch to the end of its last, by the
   // device's own clock. Waits for it.

@@ -204,8 +204,10 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
   }
   if (!mma) return attention_forward_simple(f, a.q.dtype() == DType::kBF16, stream_.get());
   if (decode) {
-    return f.head_dim == 128 ? hopper::launch_decode<128>(*decode, stream_.get())
-                             : hopper::launch_decode<64>(*decode, stream_.get());
+    // A step writes the keys of its queries' rows, and has uploaded everything before it starts.
+    const bool early = steps_.active();
+    return f.head_dim == 128 ? hopper::launch_decode<128>(*decode, early, stream_.get())
+                             : hopper::launch_decode<64>(*decode, early, stream_.get());
   }
   if (on_hopper) {
     return f.head_dim == 128 ? hopper::launch_forward<128>(*on_hopper, stream_.get())

@@ -106,20 +106,21 @@ __device__ inline void named_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// All threads of the cluster's blocks; what they wrote to shared memory is seen.
-__device__ inline void sync_cluster() {
+// A barrier of all threads of the cluster's blocks that have not ended: what they wrote to shared
+// memory, anywhere in the cluster, before they arrived is seen after the wait.
+__device__ inline void arrive_at_cluster() {
   asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+}
+__device__ inline void wait_for_cluster() {
   asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
-// Of the cluster's block `rank`, from what has this address in every block's shared memory.
-__device__ inline float load_of_block(uint32_t shared_address, int rank) {
+// To what has this address in the shared memory of the cluster's block `rank`.
+__device__ inline void store_to_block(float* here, int rank, float x) {
   uint32_t address;
-  float x;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
                : "=r"(address)
-               : "r"(shared_address), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
-  return x;
+               : "r"(shared_address(here)), "r"(rank));
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(x) : "memory");
 }
 
 // Registers a thread of this warpgroup has from here on: a multiple of 8, 24 to 240; once, in the

@@ -3,12 +3,15 @@
 // What counts is that memory never idles: every warp copies keys and values for itself, 16 at a
 // time and several such slices ahead, and multiplies them with mma.sync, whose 16 rows are all
 // there are. Warps meet only at the end, where their results are merged; so do the thread blocks
-// that share a sequence's keys.
+// that share a sequence's keys. Started early (see launch_decode), the kernel copies keys of
+// earlier steps while the one before it still runs.
 #pragma once
 
 #include "longgen/backend/cuda/attention/hopper/barrier.cuh"
 #include "longgen/backend/cuda/attention/hopper/decode_args.h"
+#include "longgen/backend/cuda/attention/hopper/softmax.cuh"
 #include "longgen/backend/cuda/attention/mma.cuh"
+#include "longgen/backend/cuda/dependent_launch.cuh"
 
 namespace longgen::cuda::hopper {
 
@@ -39,18 +42,27 @@ struct VisibleBlocks {
   }
 };
 
+// One row's part in a merge.
+struct Part {
+  float top, sum;
+};
+
+// What the blocks of a cluster send to the one that merges it: pairs of a row and a channel are
+// merged kDecodeThreads at a turn, the turns by one block after the other.
+struct ClusterParts {
+  static constexpr int kMostTurns = kDecodeRows * 128 / kDecodeThreads;
+  float out[kMostTurns + kMostClustered - 1][kDecodeThreads];  // [a turn of its own + sender]
+  Part part[kMostClustered][kDecodeRows];                      // [sender][row]
+};
+
 template <int D>
 struct DecodeConfig {
   static constexpr int kStages = D == 128 ? 3 : 6;
   static constexpr int kSliceElements = kSlice * D;  // of keys; as many values
   static constexpr int kPitchFloats = D + 4;         // of merged results in shared memory
-  static constexpr int kBytes = kDecodeWarps * kStages * 2 * kSliceElements * 2;
-  static_assert(kBytes >= (kDecodeWarps + 1) * kDecodeRows * kPitchFloats * 4);
-};
-
-// One row's part in a merge.
-struct Part {
-  float top, sum;
+  static constexpr int kRingBytes = kDecodeWarps * kStages * 2 * kSliceElements * 2;
+  static_assert(kRingBytes >= (kDecodeWarps + 1) * kDecodeRows * kPitchFloats * 4);
+  static constexpr int kBytes = kRingBytes + static_cast<int>(sizeof(ClusterParts));
 };
 
 template <int D>
@@ -60,7 +72,7 @@ struct DecodeWarp {
   const SequenceArgs& s;
   const DevicePattern& pattern;
   Bf16* ring;  // this warp's stages
-  int kv_head, lane;
+  int kv_head, rows, lane;
   uint32_t q[D / 16][4];
   float out[D / 8][4];
   float top[2], sum[2];
@@ -113,29 +125,28 @@ struct DecodeWarp {
         if (!pattern.sees(query[i % 4 / 2], key)) p[i / 4][i % 4] = -INFINITY;
       }
     }
+    float high[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float high = fmaxf(fmaxf(p[0][half * 2], p[0][half * 2 + 1]),
+      high[half] = fmaxf(fmaxf(p[0][half * 2], p[0][half * 2 + 1]),
                          fmaxf(p[1][half * 2], p[1][half * 2 + 1]));
-      high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
-      high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
-      high = fmaxf(high, top[half]);
-      const float base = high == -INFINITY ? 0 : high * scale_log2;
-      const float shrink = exp2f(top[half] * scale_log2 - base);
-      top[half] = high;
-      sum[half] *= shrink;
+    }
+    const float patience = __fdividef(kPatience, scale_log2);
+    if (__any_sync(0xffffffffu, high[0] > top[0] + patience || high[1] > top[1] + patience)) {
+      raise_tops(high, scale_log2);
+    }
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-#pragma unroll
-        for (int i = half * 2; i < half * 2 + 2; ++i) {
-          p[n][i] = exp2f(p[n][i] * scale_log2 - base);
-          sum[half] += p[n][i];
-        }
+    for (int half = 0; half < 2; ++half) {
+      if (half == 1 && rows <= 8) {  // there are none
+        p[0][2] = p[0][3] = p[1][2] = p[1][3] = 0;
+        break;
       }
+      const float base = top[half] == -INFINITY ? 0 : top[half] * scale_log2;
 #pragma unroll
-      for (int d = 0; d < D / 8; ++d) {
-        out[d][half * 2] *= shrink;
-        out[d][half * 2 + 1] *= shrink;
+      for (int i = 0; i < 4; ++i) {
+        float& x = p[i / 2][half * 2 + i % 2];
+        x = exp2_fast(fmaf(x, scale_log2, -base));
+        sum[half] += x;
       }
     }
     const uint32_t left[4] = {pack(p[0][0], p[0][1]), pack(p[0][2], p[0][3]),
@@ -150,10 +161,30 @@ struct DecodeWarp {
     }
   }
 
+  // Maxima that count a slice's, of which this thread has seen `highest`.
+  __device__ void raise_tops(const float (&highest)[2], float scale_log2) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float high = fmaxf(highest[half], __shfl_xor_sync(0xffffffffu, highest[half], 1));
+      high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
+      high = fmaxf(high, top[half]);
+      const float base = high == -INFINITY ? 0 : high * scale_log2;
+      const float shrink = exp2_fast(fmaf(top[half], scale_log2, -base));
+      top[half] = high;
+      sum[half] *= shrink;
+#pragma unroll
+      for (int d = 0; d < D / 8; ++d) {
+        out[d][half * 2] *= shrink;
+        out[d][half * 2 + 1] *= shrink;
+      }
+    }
+  }
+
   // The rows of this warp to shared memory [16, D + 4]: sums over values, maximum, sum.
   __device__ void leave(float* to) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      if (half == 1 && rows <= 8) return;
       float* row = to + (lane / 4 + half * 8) * Config::kPitchFloats;
       float total = sum[half];
       total += __shfl_xor_sync(0xffffffffu, total, 1);
@@ -223,22 +254,39 @@ __device__ void load_rows(uint32_t (&q)[D / 16][4], const ForwardArgs& a, const 
   }
 }
 
-// The blocks of a cluster read each other's rows: each merges some of the channels.
+// Number `at` of a block's results, to the block of its cluster that merges it.
 template <int D>
-__device__ void merge_cluster(const DecodeArgs& args, const SequenceArgs& s, const float* mine,
-                              int rows, int kv_head, float scale_log2) {
-  sync_cluster();
-  for (int i = threadIdx.x + blockIdx.x * kDecodeThreads; i < rows * D;
-       i += args.pieces * kDecodeThreads) {
+__device__ void send_part(ClusterParts& parts, int pieces, int at, float out, const Part& part) {
+  const int turn = at / kDecodeThreads, sender = blockIdx.x;
+  store_to_block(&parts.out[turn / pieces * pieces + sender][at % kDecodeThreads], turn % pieces,
+                 out);
+  const int channel = at % D;
+  if (channel < pieces) {  // each block needs the row's
+    Part& to = parts.part[sender][at / D];
+    store_to_block(&to.top, channel, part.top);
+    store_to_block(&to.sum, channel, part.sum);
+  }
+}
+
+// Merges what the cluster's blocks have sent to this one.
+template <int D>
+__device__ void merge_cluster(const DecodeArgs& args, const SequenceArgs& s,
+                              const ClusterParts& parts, int rows, int kv_head, float scale_log2) {
+  arrive_at_cluster();
+  if (static_cast<int>(blockIdx.x) * kDecodeThreads >= rows * D) return;
+  wait_for_cluster();
+  for (int turn = 0;; turn += args.pieces) {
+    const int i = (turn + blockIdx.x) * kDecodeThreads + threadIdx.x;
+    if (i >= rows * D) return;
     const int packed = i / D, channel = i % D;
-    const uint32_t row = shared_address(mine + packed * DecodeConfig<D>::kPitchFloats);
     Part part;
     const float out =
-        merge_parts<D>(args.pieces, channel, scale_log2, &part,
-                       [&](int piece, int at) { return load_of_block(row + at * 4, piece); });
+        merge_parts<D>(args.pieces, channel, scale_log2, &part, [&](int from, int at) {
+          if (at < D) return parts.out[turn + from][threadIdx.x];
+          return at == D ? parts.part[from][packed].top : parts.part[from][packed].sum;
+        });
     write_output<D>(args.call, s, kv_head, packed, channel, out, part);
   }
-  sync_cluster();  // nobody leaves while others read
 }
 
 // The last block to get here reads the others' rows from global memory.
@@ -277,13 +325,16 @@ template <int D>
 __global__ void __launch_bounds__(kDecodeThreads, 1) attention_decode(DecodeArgs args) {
   using Config = DecodeConfig<D>;
   extern __shared__ __align__(128) unsigned char shared_bytes[];
+  let_next_start();
   const ForwardArgs& a = args.call;
+  const bool clustered = args.pieces > 1 && args.arrived == nullptr;
+  if (clustered) arrive_at_cluster();
   const int piece = blockIdx.x, kv_head = blockIdx.y, index = blockIdx.z;
   const SequenceArgs s = a.sequences[index];
   const DevicePattern pattern(a.pattern, kv_head);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int rows = static_cast<int>(s.row_count) * a.group;
-  if (rows == 0) return;
+  if (rows == 0) return wait_for_inputs();
   const int start = static_cast<int>(s.first_position);
   const int first_block = start / kTileRows;
   const int last_block = (start + static_cast<int>(s.row_count) - 1) / kTileRows;
@@ -293,17 +344,28 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) attention_decode(DecodeArgs
       static_cast<int>(int64_t{piece + 1} * blocks.count / args.pieces) * kSlicesOfBlock;
 
   DecodeWarp<D> work{
-      s, pattern,
+      s,
+      pattern,
       reinterpret_cast<Bf16*>(shared_bytes) + warp * Config::kStages * 2 * Config::kSliceElements,
-      kv_head, lane};
+      kv_head,
+      rows,
+      lane};
+  bool waits = true;  // for the kernels before, one of which writes this step's keys
   const auto copy = [&](int slice, int stage) {
     if (slice < end) {
-      work.copy_slice(stage, blocks.at(slice / kSlicesOfBlock), slice % kSlicesOfBlock);
+      const int block = blocks.at(slice / kSlicesOfBlock);
+      if (waits && block >= first_block) {
+        wait_for_inputs();
+        waits = false;
+      }
+      work.copy_slice(stage, block, slice % kSlicesOfBlock);
     }
     commit_copies();
   };
 #pragma unroll
   for (int i = 0; i < Config::kStages; ++i) copy(begin + warp + i * kDecodeWarps, i);
+  wait_for_inputs();
+  waits = false;
   load_rows<D>(work.q, a, s, kv_head, rows, lane);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -336,6 +398,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) attention_decode(DecodeArgs
 
   // This block's rows [16, D + 4], or the result itself.
   float* mine = merged + kDecodeWarps * kTile;
+  auto& parts = *reinterpret_cast<ClusterParts*>(shared_bytes + Config::kRingBytes);
+  if (clustered) wait_for_cluster();  // its blocks have all begun
   for (int i = threadIdx.x; i < rows * D; i += kDecodeThreads) {
     const int packed = i / D, channel = i % D;
     Part part;
@@ -346,6 +410,10 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) attention_decode(DecodeArgs
       write_output<D>(a, s, kv_head, packed, channel, out, part);
       continue;
     }
+    if (clustered) {
+      send_part<D>(parts, args.pieces, i, out, part);
+      continue;
+    }
     float* to = mine + packed * Config::kPitchFloats;
     to[channel] = out;
     if (channel == 0) {
@@ -354,29 +422,32 @@ __global__ void __launch_bounds__(kDecodeThreads, 1) attention_decode(DecodeArgs
     }
   }
   if (args.pieces == 1) return;
-  if (args.arrived == nullptr) {
-    merge_cluster<D>(args, s, mine, rows, kv_head, scale_log2);
+  if (clustered) {
+    merge_cluster<D>(args, s, parts, rows, kv_head, scale_log2);
   } else {
     merge_last<D>(args, s, mine, rows, kv_head, scale_log2);
   }
 }
 
 template <int D>
-void launch_decode_kernel(const DecodeArgs& args, cudaStream_t stream) {
+void launch_decode_kernel(const DecodeArgs& args, bool early, cudaStream_t stream) {
   constexpr int kBytes = DecodeConfig<D>::kBytes;
   static_assert(kBytes <= 227 * 1024);
   cudaFuncSetAttribute(attention_decode<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = args.pieces;
-  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
   cudaLaunchConfig_t launch{};
   launch.gridDim = dim3(args.pieces, args.call.kv_heads, args.sequences);
   launch.blockDim = dim3(kDecodeThreads);
   launch.dynamicSmemBytes = kBytes;
   launch.stream = stream;
-  launch.attrs = &cluster;
-  launch.numAttrs = args.pieces > 1 && args.arrived == nullptr ? 1 : 0;
+  cudaLaunchAttribute attributes[2]{};
+  launch.attrs = attributes;
+  if (early) attributes[launch.numAttrs++] = early_start();
+  if (args.pieces > 1 && args.arrived == nullptr) {
+    cudaLaunchAttribute& cluster = attributes[launch.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = args.pieces;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  }
   cudaLaunchKernelEx(&launch, attention_decode<D>, args);
 }
 

@@ -3,8 +3,8 @@
 namespace longgen::cuda::hopper {
 
 template <>
-void launch_decode<64>(const DecodeArgs& args, cudaStream_t stream) {
-  launch_decode_kernel<64>(args, stream);
+void launch_decode<64>(const DecodeArgs& args, bool early, cudaStream_t stream) {
+  launch_decode_kernel<64>(args, early, stream);
 }
 
 }  // namespace longgen::cuda::hopper

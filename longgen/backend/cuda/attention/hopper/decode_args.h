@@ -33,7 +33,10 @@ struct DecodePieces {
 };
 DecodePieces decode_pieces(int64_t heads, int64_t key_blocks, int processors);
 int64_t decode_partial_bytes(int64_t heads, int64_t pieces, int64_t head_dim);
+// early: starts while the kernel before it still runs, if that one allows it. Nothing that may run
+// then writes keys or values of blocks before that of a sequence's first query, nor the sequences
+// and block tables.
 template <int D>
-void launch_decode(const DecodeArgs& args, cudaStream_t stream);
+void launch_decode(const DecodeArgs& args, bool early, cudaStream_t stream);
 
 }  // namespace longgen::cuda::hopper
