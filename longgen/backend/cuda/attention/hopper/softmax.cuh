@@ -95,9 +95,9 @@ __device__ void raise_tops(const float (&scores)[kCount], RowState& state, float
 }
 
 // Whether a row of the warp has a score for which raise_tops() might change a maximum: half of its
-// instructions, and no waiting for other threads' maxima. Floats from 0 up are in order as integers,
-// and above all negative ones, so that the instruction for the maximum of three integers serves;
-// with a negative limit everything is reported.
+// instructions, and no waiting for other threads' maxima. Floats from 0 up are in order as
+// integers, and above all negative ones, so that the instruction for the maximum of three integers
+// serves; with a negative limit everything is reported.
 template <int kCount>
 __device__ bool exceed(const float (&scores)[kCount], const RowState& state) {
   constexpr int kChains = 2;
