@@ -84,10 +84,11 @@ TEST_P(CpuLinear, LongSums) {
   expect_close(dx, sum_error(s.n), "7000 terms");
 }
 
-// Rows in place and packed (1024 bytes apart they share places of the cache), several blocks of k,
-// last strips of more and of fewer than 16 rows; weight gradients over several passes.
+// Rows in place and packed (2048 bytes apart they share places of the cache), k in one part and in
+// several, last strips of more and of fewer than 16 rows; weight gradients over several passes.
 TEST_P(CpuLinear, LargerBlocks) {
-  for (const Shape& s : {Shape{75, 100, 608}, Shape{41, 70, 512}, Shape{2400, 45, 33}}) {
+  for (const Shape& s :
+       {Shape{75, 100, 608}, Shape{41, 70, 1024}, Shape{105, 90, 1536}, Shape{2400, 45, 33}}) {
     Operand& x = input({s.rows, s.k});
     Operand& w = input({s.n, s.k});
     Operand& y = output({s.rows, s.n});
@@ -100,6 +101,22 @@ TEST_P(CpuLinear, LargerBlocks) {
     expect_close(y, sum_error(s.k), name(s));
     expect_close(dw, sum_error(s.rows), name(s) + " dw");
   }
+}
+
+// What is more than caches hold is written past them, to the same bits.
+TEST_P(CpuLinear, StreamsLargeResults) {
+  const Shape s = {64, 160 << 10, 32};
+  if (isa() != CpuIsa::kAmx || dtype() != DType::kBF16) GTEST_SKIP() << "products by tiles alone";
+  Operand& x = input({s.rows, s.k});
+  Operand& w = input({s.n, s.k});
+  Operand& whole = output(DType::kF32, {s.rows, s.n});
+  Operand& parts = output(DType::kF32, {s.rows, s.n});
+  cpu().linear_forward(whole.tested(), x.tested(), {w.tested()}, {}, false);
+  for (const int64_t begin : {0, 32}) {
+    cpu().linear_forward(parts.tested().slice(0, begin, 32), x.tested().slice(0, begin, 32),
+                         {w.tested()}, {}, false);
+  }
+  EXPECT_EQ(whole.bytes(), parts.bytes());
 }
 
 // Nothing to sum over leaves dw alone; no rows leave everything alone.

@@ -5,7 +5,7 @@
 //   B panel   [steps][2][16][16] units of 32 bits: for each step the tiles of columns 0-15 and
 //             16-31; a tile's row holds the pair of depths 2r and 2r + 1 of its columns
 //   A strip   [steps][32][32] bf16 where it is packed: for each step the rows
-//   sums      [panels][32][32] f32
+//   sums      [panels][32][32] f32; of a whole product (neither accumulated nor left) just [2]
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,7 @@ struct TileFinish {
   bool out_bf16;      // else f32
   const float* bias;  // of the first panel's column 0; may be null
   bool accumulate;
+  bool stream;            // past the caches: for more than they hold; needs whole lines
   int64_t rows, columns;  // what of strip and panels exists
 };
 

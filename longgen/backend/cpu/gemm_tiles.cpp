@@ -8,8 +8,12 @@
 namespace longgen {
 namespace {
 
-constexpr int64_t kPassDepth = 2304;                 // beyond it k is cut into passes
-constexpr int64_t kPanelBytes = int64_t{1} << 20;    // of B that a thread walks down C with
+constexpr int64_t kPassDepth = 2304;               // beyond it k is cut into passes
+constexpr int64_t kCutDepth = 640;                 // a strip of A so deep stays in the first level
+constexpr int64_t kPanelBytes = int64_t{5} << 18;  // of B that a thread walks down C with
+constexpr int64_t kItemsAThread = 4;               // at least, where there are as many blocks
+constexpr int64_t kStreamBytes = int64_t{32}
+                                 << 20;  // a larger C is gone from caches when it is read
 constexpr int64_t kPackedBytes = int64_t{12} << 20;  // of A or B packed at a time
 constexpr double kInlineWork = 1 << 18;  // multiply-adds that are done before a thread would wake
 constexpr int64_t kStepBytes = kTilePanel * kTileStep * 2;
@@ -25,10 +29,31 @@ const uint16_t* element(const PackSource& source, int64_t i, int64_t k) {
   return static_cast<const uint16_t*>(source.data) + offset;
 }
 
-// Rows that lie whole pages apart share the few places of a cache set.
-bool rows_collide(int64_t stride_bytes) { return stride_bytes % 1024 == 0; }
+// Rows that lie half or whole pages apart share too few cache sets for 32 of them.
+bool rows_collide(int64_t stride_bytes) { return stride_bytes % 2048 == 0; }
 
 int64_t cut(int64_t total, int64_t parts, int64_t part) { return total * part / parts; }
+
+// Whether whole lines of C are written once, and more of them than stay in caches.
+bool streams(const GemmArgs& args) {
+  const auto address = reinterpret_cast<uintptr_t>(args.c);
+  return args.c_dtype == DType::kF32 && !args.accumulate && args.n % kTilePanel == 0 &&
+         address % 64 == 0 && args.c_stride % 16 == 0 && args.m * args.n * 4 > kStreamBytes;
+}
+
+// 32 rows of A, packed or where they lie.
+struct AStrip {
+  const uint16_t* data;  // row 0, first step
+  int64_t stride, step;  // bytes from row to row and from step to step
+
+  const uint16_t* at(int64_t i) const { return data + i * step / 2; }
+  // Has `p` fetch what it reads of this strip from step i on.
+  void fetch(TileProduct& p, int64_t i) const {
+    const bool packed = step != 2 * kTileStep;  // what follows lies behind
+    p.ahead = reinterpret_cast<const char*>(at(i));
+    p.ahead_stride = packed ? 2 * p.depth : stride;
+  }
+};
 
 }  // namespace
 
@@ -40,15 +65,20 @@ struct TileGemm::Plan {
   int64_t row0 = 0, rows = 0, strips = 0;
   int64_t column0 = 0, columns = 0, panels = 0;
   int64_t k0 = 0, depth = 0, steps = 0;
-  bool first = true, last = true;  // pass over k
-  bool a_in_place = false;         // all but a last strip of fewer rows
-  uint16_t* a = nullptr;           // packed strips; in place: the last one alone
-  uint16_t* b = nullptr;           // packed panels
-  float* sums = nullptr;           // [strips, panels] blocks when there are several passes
-  int64_t row_parts = 1, column_parts = 1;
+  bool first = true, last = true;           // pass over k
+  bool stream = false;                      // C is written past the caches
+  bool a_in_place = false;                  // all but a last strip of fewer rows
+  uint16_t* a = nullptr;                    // packed strips; in place: the last one alone
+  uint16_t* b = nullptr;                    // packed panels
+  float* sums = nullptr;                    // [strips, panels] blocks when there are several passes
+  int64_t row_parts = 1, column_parts = 1;  // work items: rectangles of C
 
   bool packed(int64_t strip) const {
     return !a_in_place || (strip + 1 == strips && rows % kTileStrip != 0);
+  }
+  AStrip strip(int64_t i) const {
+    if (packed(i)) return {packed_strip(i), 2 * kTileStep, 2 * kTileStrip * kTileStep};
+    return {element(args.a, row0 + i * kTileStrip, k0), 2 * args.a.stride, 2 * kTileStep};
   }
   int64_t strip_rows(int64_t strip) const {
     return std::min(kTileStrip, rows - strip * kTileStrip);
@@ -67,6 +97,7 @@ void TileGemm::run(const GemmArgs& args, const float* bias) {
   const int64_t pass_depth = even_part(args.k, kPassDepth, kTileStep);
   plan.a_in_place =
       args.a.k_contiguous && args.k % kTileStep == 0 && !rows_collide(args.a.stride * 2);
+  plan.stream = streams(args);
   const int64_t limit = round_up(kPackedBytes / (2 * pass_depth), kTilePanel);
   const int64_t block_columns = even_part(args.n, limit, kTilePanel);
   const int64_t block_rows =
@@ -91,51 +122,38 @@ void TileGemm::run(const GemmArgs& args, const float* bias) {
   }
 }
 
+// Threads take rectangles of C one by one: on a shared machine they are seldom equally fast. All
+// rows of some panels come before the next panels, so that B stays in the second-level cache.
 void TileGemm::run_block(Plan& plan) {
-  const int threads = context_.pool.size();
-  // The cut whose largest part is smallest; columns first, so that threads keep to their own B.
-  int64_t best = INT64_MAX;
-  for (int row_parts = 1; row_parts <= threads; ++row_parts) {
-    if (threads % row_parts != 0) continue;
-    const int64_t column_parts = threads / row_parts;
-    const int64_t part =
-        ceil_div<int64_t>(plan.strips, row_parts) * ceil_div(plan.panels, column_parts);
-    if (part >= best) continue;
-    best = part;
-    plan.row_parts = row_parts;
-    plan.column_parts = column_parts;
-  }
+  const int64_t wanted = kItemsAThread * context_.pool.size();
+  plan.row_parts = std::min(plan.strips, wanted);
+  plan.column_parts =
+      std::min(plan.panels, std::max(ceil_div(plan.panels * plan.steps * kStepBytes, kPanelBytes),
+                                     ceil_div(wanted, plan.row_parts)));
   pack(plan);
+  const int64_t items = plan.row_parts * plan.column_parts;
   const double work = static_cast<double>(plan.rows) * static_cast<double>(plan.columns) *
                       static_cast<double>(plan.depth);
   if (work < kInlineWork) {
-    for (int part = 0; part < threads; ++part) multiply(plan, part, 0);
+    for (int64_t item = 0; item < items; ++item) multiply(plan, item, 0);
   } else {
-    context_.pool.for_ranges(threads, [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t part = begin; part < end; ++part) multiply(plan, part, thread);
-    });
+    context_.pool.for_each(items, [&](int64_t item, int thread) { multiply(plan, item, thread); });
   }
 }
 
-void TileGemm::pack(const Plan& constant) {
-  Plan& plan = const_cast<Plan&>(constant);
-  const int64_t strip = plan.steps * kTileStrip * kTileStep,
-                panel = plan.steps * kTilePanel * kTileStep;
-  const int64_t packed_strips =
-      plan.a_in_place ? (plan.packed(plan.strips - 1) ? 1 : 0) : plan.strips;
-  const int64_t first_strip = plan.strips - packed_strips;
-  plan.a = a_.get_array<uint16_t>(packed_strips * strip);
-  plan.b = b_.get_array<uint16_t>(plan.panels * panel);
-  const auto vectors = [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      i < plan.panels ? pack_panel(plan, i) : pack_strip(plan, first_strip + i - plan.panels);
-    }
+void TileGemm::pack(Plan& plan) {
+  const int64_t strip = plan.steps * kTileStrip * kTileStep;
+  const int64_t strips = plan.a_in_place ? (plan.packed(plan.strips - 1) ? 1 : 0) : plan.strips;
+  const int64_t first_strip = plan.strips - strips, count = plan.panels + strips;
+  plan.a = a_.get_array<uint16_t>(strips * strip);
+  plan.b = b_.get_array<uint16_t>(plan.panels * strip);
+  const auto vectors = [&](int64_t i, int) {
+    i < plan.panels ? pack_panel(plan, i) : pack_strip(plan, first_strip + i - plan.panels);
   };
-  const int64_t count = plan.panels + packed_strips;
   if (static_cast<double>(count * strip) < kInlineWork / 8) {
-    vectors(0, count, 0);
+    for (int64_t i = 0; i < count; ++i) vectors(i, 0);
   } else {
-    context_.pool.for_ranges(count, vectors);
+    context_.pool.for_each(count, vectors);
   }
 }
 
@@ -154,36 +172,29 @@ void TileGemm::pack_panel(const Plan& plan, int64_t panel) {
                       plan.depth);
 }
 
-// A rectangle of C: as many panels as stay in the second-level cache, down all its strips.
-void TileGemm::multiply(const Plan& plan, int64_t part, int thread) {
-  const int64_t row_part = part / plan.column_parts, column_part = part % plan.column_parts;
-  const int64_t panel_begin = cut(plan.panels, plan.column_parts, column_part);
-  const int64_t panel_end = cut(plan.panels, plan.column_parts, column_part + 1);
-  const int64_t strip_begin = cut(plan.strips, plan.row_parts, row_part);
-  const int64_t strip_end = cut(plan.strips, plan.row_parts, row_part + 1);
-  if (panel_begin == panel_end || strip_begin == strip_end) return;
-  const int64_t group = even_part(panel_end - panel_begin,
-                                  std::max<int64_t>(1, kPanelBytes / (plan.steps * kStepBytes)), 1);
-  float* sums = plan.sums
-                    ? nullptr
-                    : strips_[static_cast<size_t>(thread)].get_array<float>(group * kTileSums);
+void TileGemm::multiply(const Plan& plan, int64_t item, int thread) {
+  const int64_t row_part = item % plan.row_parts, column_part = item / plan.row_parts;
+  const int64_t panel = cut(plan.panels, plan.column_parts, column_part);
+  const int64_t end = cut(plan.panels, plan.column_parts, column_part + 1);
+  float* sums = plan.sums ? nullptr
+                          : strips_[static_cast<size_t>(thread)].get_array<float>(
+                                std::max<int64_t>(end - panel, 2) * kTileSums);
   kernels_.enter();
-  for (int64_t panel = panel_begin; panel < panel_end; panel += group) {
-    const int64_t end = std::min(panel + group, panel_end);
-    for (int64_t strip = strip_begin; strip < strip_end; ++strip) {
-      float* to = plan.sums ? plan.sums + (strip * plan.panels + panel) * kTileSums : sums;
-      multiply_strip(plan, strip, panel, end, to);
-    }
+  for (int64_t strip = cut(plan.strips, plan.row_parts, row_part);
+       strip < cut(plan.strips, plan.row_parts, row_part + 1); ++strip) {
+    float* to = plan.sums ? plan.sums + (strip * plan.panels + panel) * kTileSums : sums;
+    multiply_strip(plan, strip, panel, end, to);
   }
   kernels_.leave();
 }
 
+// Depth by depth, so that the strip's rows are read from the first-level cache for all panels but
+// the first; meanwhile those of the next depth, or of the next strip, are fetched.
 void TileGemm::multiply_strip(const Plan& plan, int64_t strip, int64_t panel_begin,
                               int64_t panel_end, float* sums) {
   const GemmArgs& args = plan.args;
   const int64_t row = plan.row0 + strip * kTileStrip,
                 column = plan.column0 + panel_begin * kTilePanel;
-  const bool packed = plan.packed(strip);
   const int64_t size = args.c_dtype == DType::kBF16 ? 2 : 4;
   const TileFinish finish = {
       .out = static_cast<std::byte*>(args.c) + (row * args.c_stride + column) * size,
@@ -191,30 +202,34 @@ void TileGemm::multiply_strip(const Plan& plan, int64_t strip, int64_t panel_beg
       .out_bf16 = args.c_dtype == DType::kBF16,
       .bias = plan.bias ? plan.bias + column : nullptr,
       .accumulate = args.accumulate,
+      .stream = plan.stream,
       .rows = plan.strip_rows(strip),
       .columns = std::min(panel_end * kTilePanel, plan.columns) - panel_begin * kTilePanel};
-  TileProduct p = {.a_stride = packed ? 2 * kTileStep : 2 * args.a.stride,
-                   .a_step = packed ? 2 * kTileStrip * kTileStep : 2 * kTileStep,
-                   .rows = finish.rows,
-                   .b_stride = plan.steps * kStepBytes,
-                   .panels = panel_end - panel_begin,
-                   .sums = sums};
-  p.depth = plan.steps * kTileStep;
-  p.a = packed ? plan.packed_strip(strip) : element(args.a, row, plan.k0);
-  p.b = plan.packed_panel(panel_begin);
-  p.accumulate = !plan.first;
-  p.finish = plan.last ? &finish : nullptr;
-  p.ahead = nullptr;
-  if (strip + 1 < plan.strips) {
-    if (packed) {  // what follows lies behind
-      p.ahead = reinterpret_cast<const char*>(p.a + p.depth * kTileStrip);
-      p.ahead_stride = 2 * p.depth;
-    } else if (!plan.packed(strip + 1)) {
-      p.ahead = reinterpret_cast<const char*>(element(args.a, row + kTileStrip, plan.k0));
-      p.ahead_stride = p.a_stride;
+  const int64_t part = even_part(plan.steps, kCutDepth / kTileStep, 1);
+  const AStrip a = plan.strip(strip);
+  for (int64_t step = 0; step < plan.steps; step += part) {
+    const int64_t steps = std::min(part, plan.steps - step);
+    TileProduct p = {.a = a.at(step),
+                     .a_stride = a.stride,
+                     .a_step = a.step,
+                     .rows = finish.rows,
+                     .b = plan.packed_panel(panel_begin) + step * kTilePanel * kTileStep,
+                     .b_stride = plan.steps * kStepBytes,
+                     .panels = panel_end - panel_begin,
+                     .depth = steps * kTileStep,
+                     .sums = sums,
+                     .accumulate = !plan.first || step > 0,
+                     .finish = nullptr,
+                     .ahead = nullptr,
+                     .ahead_stride = 0};
+    if (step + steps < plan.steps) {
+      a.fetch(p, step + steps);
+    } else {
+      if (plan.last) p.finish = &finish;
+      if (strip + 1 < plan.strips) plan.strip(strip + 1).fetch(p, 0);
     }
+    kernels_.multiply(p);
   }
-  kernels_.multiply(p);
 }
 
 }  // namespace longgen

@@ -25,10 +25,10 @@ class TileGemm {
   struct Plan;
 
   void run_block(Plan& plan);
-  void pack(const Plan& plan);
+  void pack(Plan& plan);
   void pack_strip(const Plan& plan, int64_t strip);
   void pack_panel(const Plan& plan, int64_t panel);
-  void multiply(const Plan& plan, int64_t part, int thread);
+  void multiply(const Plan& plan, int64_t item, int thread);
   void multiply_strip(const Plan& plan, int64_t strip, int64_t panel_begin, int64_t panel_end,
                       float* sums);
 

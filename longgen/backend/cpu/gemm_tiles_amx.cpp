@@ -97,8 +97,27 @@ LONGGEN_SIMD void finish_rows(const TileFinish& f, const float* c, int64_t colum
         x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(low, to));
         y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(high, to + 16));
       }
+      if (f.stream) {
+        _mm512_stream_ps(to, x);
+        _mm512_stream_ps(to + 16, y);
+        continue;
+      }
       _mm512_mask_storeu_ps(to, low, x);
       _mm512_mask_storeu_ps(to + 16, high, y);
+    }
+  }
+}
+
+// Fetches rows [begin, end) of what `column` and on becomes, to be written: their lines are pages
+// apart, so that the processor does not see them coming.
+template <bool kBf16>
+LONGGEN_SIMD void fetch_rows(const TileFinish& f, int64_t column, int64_t begin, int64_t end) {
+  constexpr int64_t kSize = kBf16 ? 2 : 4;
+  if (end > f.rows) end = f.rows;
+  for (int64_t r = begin; r < end; ++r) {
+    const char* to = static_cast<const char*>(f.out) + (r * f.out_stride + column) * kSize;
+    for (int64_t i = 0; i < kTilePanel * kSize; i += 64) {
+      __asm__ volatile("prefetchw %0" : : "m"(to[i]));
     }
   }
 }
@@ -124,10 +143,12 @@ void multiply_panels(const TileProduct& p) {
   const char* b = reinterpret_cast<const char*>(p.b);
   const int64_t steps = p.depth / kTileStep;
   const int64_t rows_a_step = (p.rows + steps - 1) / steps;
+  const bool whole = finish && !p.accumulate;  // sums are not needed again once they have left
+  const auto sums = [&](int64_t panel) { return p.sums + (whole ? panel % 2 : panel) * kTileSums; };
   operands.load(a, b);
   for (int64_t j = 0; j < p.panels; ++j, b += p.b_stride) {
-    float* c = p.sums + j * kTileSums;
-    const float* leaving = finish && j > 0 ? c - kTileSums : nullptr;
+    float* c = sums(j);
+    const float* leaving = finish && j > 0 ? sums(j - 1) : nullptr;
     fetch_ahead(p, j);
     p.accumulate ? load_sums<kTileRows>(c) : zero_sums<kTileRows>();
     int64_t row = 0;
@@ -137,16 +158,19 @@ void multiply_panels(const TileProduct& p) {
       const char* next_a = more ? a + k * p.a_step : a;
       const char* next_b = more ? b + k * 2 * tiles::kBytes : j + 1 < p.panels ? b + p.b_stride : b;
       operands.multiply_and_load(next_a, next_b);
+      if (finish && !finish->stream) {
+        fetch_rows<kBf16>(*finish, j * kTilePanel, row, row + rows_a_step);
+      }
       if (leaving) {
         finish_rows<kBf16>(*finish, leaving, (j - 1) * kTilePanel, row, row + rows_a_step);
-        row += rows_a_step;
       }
+      row += rows_a_step;
     }
     store_sums<kTileRows>(c);
   }
   if (!finish) return;
-  finish_rows<kBf16>(*finish, p.sums + (p.panels - 1) * kTileSums, (p.panels - 1) * kTilePanel, 0,
-                     p.rows);
+  finish_rows<kBf16>(*finish, sums(p.panels - 1), (p.panels - 1) * kTilePanel, 0, p.rows);
+  if (finish->stream) _mm_sfence();  // before another thread is told that they are there
 }
 
 template <int kTileRows>
@@ -179,9 +203,19 @@ void pack_strip(uint16_t* to, const PackSource& source, int64_t count, int64_t d
   }
 }
 
+// Fetches what a step of packing reads two steps later where a vector's neighbours lie a row apart.
+LONGGEN_SIMD void fetch_steps(const PackSource& source, int64_t k, int64_t depth) {
+  const char* data = static_cast<const char*>(source.data);
+  const int64_t end = k + 3 * kTileStep < depth ? k + 3 * kTileStep : depth;
+  for (int64_t r = k + 2 * kTileStep; r < end; ++r) {
+    __builtin_prefetch(data + 2 * r * source.stride, 0, 3);
+  }
+}
+
 void pack_panel(uint16_t* to, const PackSource& source, int64_t count, int64_t depth) {
   const uint16_t* data = static_cast<const uint16_t*>(source.data);
   for (int64_t k = 0; k < depth; k += kTileStep) {
+    if (!source.k_contiguous) fetch_steps(source, k, depth);
     for (int64_t i = 0; i < kTilePanel; i += 16, to += tiles::kBytes / 2) {
       __m512i r[16];
       if (source.k_contiguous) {
