@@ -8,7 +8,7 @@
 
 #include "longgen/backend/cpu/attention.h"
 #include "longgen/backend/cpu/attention_check.h"
-#include "longgen/backend/cpu/attention_tiles.h"
+#include "longgen/backend/cpu/attention_forward_parts.h"
 
 namespace longgen {
 namespace {
@@ -22,70 +22,7 @@ constexpr int64_t kItemsPerThread = 8;
 constexpr int64_t kMinPartKeys = 256;
 constexpr double kLog2E = 1.4426950408889634;
 
-// Rows of a query tile: large enough to use a packed key tile often, small enough that queries and
-// outputs of a tile stay in the cache of a core.
-int64_t target_rows(int64_t head_dim) { return std::clamp<int64_t>(65536 / head_dim, 256, 1024); }
-
-struct ThreadScratch {
-  uint32_t* q_columns;  // [panels, row_units, kPanel]
-  uint32_t* k_rows;     // of packed key tiles, [kMaxTileKeys, row] each
-  uint32_t* v_rows;     // [kMaxTileKeys, row]
-  uint32_t* v_units;    // likewise
-  uint32_t* p[2];       // [kMaxTileKeys, kPanel]; the second for turns
-  float* s[2];          // [kMaxTileKeys, kPanel]
-  float* out;           // [panels, head_dim, kPanel]
-  float* shift;         // [tile_rows]
-  float* sum;           // [tile_rows]
-  float* rows;          // [kPanel, row]: of a panel, f32
-  RowMasks masks;
-
-  ThreadScratch(const AttentionLayout& l, Pieces& pieces) : masks(l.tile_rows, pieces) {
-    const bool bf16 = l.kernels.bf16_units;
-    q_columns = pieces.take<uint32_t>(l.panels() * l.row_units * kPanel);
-    k_rows = pieces.take<uint32_t>(kPackedTiles * kMaxTileKeys * l.row_units);
-    v_rows = pieces.take<uint32_t>(kMaxTileKeys * l.row_units);
-    v_units = pieces.take<uint32_t>(kPackedTiles * kMaxTileKeys * l.row_units);
-    for (int i = 0; i < 2; ++i) {
-      const bool used = i == 0 || l.kernels.turn != nullptr;
-      p[i] = pieces.take<uint32_t>(bf16 && used ? kMaxTileKeys / 2 * kPanel : 0);
-      s[i] = pieces.take<float>(used ? kMaxTileKeys * kPanel : 0);
-    }
-    out = pieces.take<float>(l.panels() * l.head_dim * kPanel);
-    shift = pieces.take<float>(l.tile_rows);
-    sum = pieces.take<float>(l.tile_rows);
-    rows = pieces.take<float>(kPanel * l.row);
-  }
-};
-
-// What a part of a split item leaves: outputs not yet divided by their sums.
-struct Partial {
-  float* out;  // [tile_rows, head_dim]
-  float* shift;
-  float* sum;
-
-  Partial(const AttentionLayout& l, Pieces& pieces) {
-    out = pieces.take<float>(l.tile_rows * l.head_dim);
-    shift = pieces.take<float>(l.tile_rows);
-    sum = pieces.take<float>(l.tile_rows);
-  }
-};
-
 int64_t most_partials(int64_t threads) { return threads > 1 ? 4 * threads : 0; }
-
-AttentionLayout forward_layout(CpuIsa isa, DType dtype, int64_t head_dim, int64_t group) {
-  return {attention_kernels_for(isa, dtype), dtype, head_dim, group, target_rows(head_dim)};
-}
-
-int64_t thread_bytes(const AttentionLayout& layout) {
-  Pieces pieces(nullptr);
-  ThreadScratch scratch(layout, pieces);
-  return pieces.used();
-}
-int64_t partial_bytes(const AttentionLayout& layout) {
-  Pieces pieces(nullptr);
-  Partial partial(layout, pieces);
-  return pieces.used();
-}
 
 class Forward {
  public:
@@ -114,24 +51,24 @@ class Forward {
 
   Item item_at(int64_t index) const;
   void run_item(const Item& item, int64_t index, int thread);
-  void run_tile(const Item& item, ThreadScratch& t);
-  PackedTile pack(const KeyTile& keys, int64_t index, const Item& item, ThreadScratch& t);
+  void run_tile(const Item& item, ForwardScratch& t);
+  PackedTile pack(const KeyTile& keys, int64_t index, const Item& item, ForwardScratch& t);
   void set_panel(const PackedTile& x, const Item& item, int64_t row, int64_t lanes, int64_t place,
-                 ThreadScratch& t, AttentionPanel* to) const;
+                 ForwardScratch& t, AttentionPanel* to) const;
   void run_panels(const std::vector<PackedTile>& packed, const Item& item, Fetcher& fetcher,
-                  ThreadScratch& t);
+                  ForwardScratch& t);
   static void take_tiles(KeyTiles& tiles, std::vector<KeyTile>& out);
   void fetch_tiles(const std::vector<KeyTile>& tiles, const Item& item, int64_t calls,
                    Fetcher& fetcher);
-  void run_stream(const Item& item, ThreadScratch& t);
+  void run_stream(const Item& item, ForwardScratch& t);
   template <typename T>
   void stream_keys(const Item& item, int64_t rows, const AttentionStreamKernels<T>& stream,
-                   ThreadScratch& t);
-  void stream_softmax(const Item& item, const KeyTile& keys, int64_t rows, ThreadScratch& t);
-  void load_queries(const Item& item, ThreadScratch& t);
-  void store_tile(const Item& item, ThreadScratch& t, Partial* partial);
+                   ForwardScratch& t);
+  void stream_softmax(const Item& item, const KeyTile& keys, int64_t rows, ForwardScratch& t);
+  void load_queries(const Item& item, ForwardScratch& t);
+  void store_tile(const Item& item, ForwardScratch& t, ForwardPartial* partial);
   void store_row(const Item& item, int64_t row, const float* out, float shift, float sum);
-  void merge(int64_t item_index, ThreadScratch& t);
+  void merge(int64_t item_index, ForwardScratch& t);
 
   int64_t rows_of(const QueryTile& tile) const { return (tile.end - tile.base) * layout_.group; }
   bool streams(const QueryTile& tile) const { return rows_of(tile) <= kStreamRows; }
@@ -147,13 +84,13 @@ class Forward {
         (s.row_begin + position - s.first_position) * x.stride(0) + head * x.stride(1);
     return static_cast<const std::byte*>(x.raw()) + at * dtype_size(x.dtype());
   }
-  ThreadScratch scratch_of(int thread) const {
-    Pieces pieces(a_.workspace.data() + thread * thread_bytes(layout_));
+  ForwardScratch scratch_of(int thread) const {
+    Pieces pieces(a_.workspace.data() + thread * forward_scratch_bytes(layout_));
     return {layout_, pieces};
   }
-  Partial partial_of(int64_t index) const {
-    Pieces pieces(a_.workspace.data() + pool_.size() * thread_bytes(layout_) +
-                  index * partial_bytes(layout_));
+  ForwardPartial partial_of(int64_t index) const {
+    Pieces pieces(a_.workspace.data() + pool_.size() * forward_scratch_bytes(layout_) +
+                  index * forward_partial_bytes(layout_));
     return {layout_, pieces};
   }
 
@@ -193,7 +130,7 @@ void Forward::run() {
                  [&](int64_t index, int thread) { run_item(item_at(index), index, thread); });
   if (parts_ == 1) return;
   pool_.for_each(items, [&](int64_t index, int thread) {
-    ThreadScratch t = scratch_of(thread);
+    ForwardScratch t = scratch_of(thread);
     merge(index, t);
   });
 }
@@ -206,7 +143,7 @@ Forward::Item Forward::item_at(int64_t index) const {
 }
 
 void Forward::run_item(const Item& item, int64_t index, int thread) {
-  ThreadScratch t = scratch_of(thread);
+  ForwardScratch t = scratch_of(thread);
   if (streams(item.tile)) {
     run_stream(item, t);
   } else {
@@ -216,12 +153,12 @@ void Forward::run_item(const Item& item, int64_t index, int thread) {
   if (parts_ == 1) {
     store_tile(item, t, nullptr);
   } else {
-    Partial partial = partial_of(index);
+    ForwardPartial partial = partial_of(index);
     store_tile(item, t, &partial);
   }
 }
 
-void Forward::load_queries(const Item& item, ThreadScratch& t) {
+void Forward::load_queries(const Item& item, ForwardScratch& t) {
   const int64_t rows = rows_of(item.tile),
                 padding = (item.tile.begin - item.tile.base) * layout_.group;
   auto* staged = reinterpret_cast<uint32_t*>(t.rows);
@@ -235,7 +172,7 @@ void Forward::load_queries(const Item& item, ThreadScratch& t) {
   }
 }
 
-void Forward::run_tile(const Item& item, ThreadScratch& t) {
+void Forward::run_tile(const Item& item, ForwardScratch& t) {
   const int64_t rows = round_up<int64_t>(rows_of(item.tile), kPanel);
   KeyTiles tiles(*a_.pattern, item.tile, a_.kv_head_begin + item.kv_head, layout_.group,
                  KeyJoining::kAny, item.part, parts_);
@@ -280,7 +217,7 @@ void Forward::fetch_tiles(const std::vector<KeyTile>& tiles, const Item& item, i
 
 // All panels of the query tile with the packed key tiles.
 void Forward::run_panels(const std::vector<PackedTile>& packed, const Item& item, Fetcher& fetcher,
-                         ThreadScratch& t) {
+                         ForwardScratch& t) {
   AttentionPanel panels[3];  // those in the turn
   int64_t count = 0;
   const auto before = [&](int64_t i) { return i <= count ? &panels[(count - i) % 3] : nullptr; };
@@ -306,7 +243,7 @@ void Forward::run_panels(const std::vector<PackedTile>& packed, const Item& item
 }
 
 Forward::PackedTile Forward::pack(const KeyTile& keys, int64_t index, const Item& item,
-                                  ThreadScratch& t) {
+                                  ForwardScratch& t) {
   const KvView& kv = sequence(item).kv;
   const int64_t block_size = a_.pattern->block_size;
   PackedTile out{.keys = keys, .k_rows = t.k_rows + index * kMaxTileKeys * layout_.row_units};
@@ -319,7 +256,7 @@ Forward::PackedTile Forward::pack(const KeyTile& keys, int64_t index, const Item
 
 // `place`: which scores and probabilities of the thread it takes.
 void Forward::set_panel(const PackedTile& x, const Item& item, int64_t row, int64_t lanes,
-                        int64_t place, ThreadScratch& t, AttentionPanel* to) const {
+                        int64_t place, ForwardScratch& t, AttentionPanel* to) const {
   const int64_t panel = row / kPanel, lane = row % kPanel;
   const int64_t n = round_up<int64_t>(x.keys.keys, 16), padded = layout_.padded_keys(x.keys.keys);
   float* s = t.s[place];
@@ -362,7 +299,7 @@ void Forward::set_panel(const PackedTile& x, const Item& item, int64_t row, int6
 
 // --- few rows: queries as stored in t.rows, outputs by rows in t.out ---
 
-void Forward::run_stream(const Item& item, ThreadScratch& t) {
+void Forward::run_stream(const Item& item, ForwardScratch& t) {
   const int64_t rows = rows_of(item.tile), dim = layout_.head_dim;
   const auto row_bytes = static_cast<size_t>(dim * dtype_size(layout_.dtype));
   for (int64_t r = 0; r < rows; ++r) {
@@ -381,7 +318,7 @@ void Forward::run_stream(const Item& item, ThreadScratch& t) {
 
 template <typename T>
 void Forward::stream_keys(const Item& item, int64_t rows, const AttentionStreamKernels<T>& stream,
-                          ThreadScratch& t) {
+                          ForwardScratch& t) {
   const KvView& kv = sequence(item).kv;
   const int64_t dim = layout_.head_dim, block_size = a_.pattern->block_size;
   const auto block = [&](const KeyTile& keys, const void* base, int64_t i) {
@@ -416,7 +353,7 @@ void Forward::stream_keys(const Item& item, int64_t rows, const AttentionStreamK
 }
 
 void Forward::stream_softmax(const Item& item, const KeyTile& keys, int64_t rows,
-                             ThreadScratch& t) {
+                             ForwardScratch& t) {
   const int64_t dim = layout_.head_dim, padded = round_up<int64_t>(keys.keys, 16);
   for (int64_t r = 0; r < rows; ++r) {
     float* s = t.s[0] + r * kMaxTileKeys;
@@ -452,7 +389,7 @@ void Forward::store_row(const Item& item, int64_t row, const float* out, float s
       shift * static_cast<float>(1 / kLog2E) + std::log(sum);
 }
 
-void Forward::store_tile(const Item& item, ThreadScratch& t, Partial* partial) {
+void Forward::store_tile(const Item& item, ForwardScratch& t, ForwardPartial* partial) {
   const int64_t rows = rows_of(item.tile), dim = layout_.head_dim;
   const int64_t padding = (item.tile.begin - item.tile.base) * layout_.group;
   const bool stream = streams(item.tile);
@@ -477,7 +414,7 @@ void Forward::store_tile(const Item& item, ThreadScratch& t, Partial* partial) {
 }
 
 // Joins the parts of an item in order.
-void Forward::merge(int64_t item_index, ThreadScratch& t) {
+void Forward::merge(int64_t item_index, ForwardScratch& t) {
   const Item item = item_at(item_index * parts_);
   const int64_t rows = rows_of(item.tile), dim = layout_.head_dim;
   for (int64_t r = (item.tile.begin - item.tile.base) * layout_.group; r < rows; ++r) {
@@ -487,7 +424,7 @@ void Forward::merge(int64_t item_index, ThreadScratch& t) {
     }
     std::fill_n(t.out, dim, 0.0f);
     for (int64_t i = 0; i < parts_; ++i) {
-      const Partial partial = partial_of(item_index * parts_ + i);
+      const ForwardPartial partial = partial_of(item_index * parts_ + i);
       const float factor = std::exp2(partial.shift[r] - top);
       sum += partial.sum[r] * factor;
       for (int64_t d = 0; d < dim; ++d) t.out[d] += factor * partial.out[r * dim + d];
@@ -504,7 +441,8 @@ int64_t cpu_attention_forward_workspace_bytes(const AttentionShape& shape,
   const AttentionLayout layout =
       forward_layout(context.isa, shape.dtype, shape.head_dim, shape.q_heads / shape.kv_heads);
   const int64_t threads = context.pool.size();
-  return threads * thread_bytes(layout) + most_partials(threads) * partial_bytes(layout);
+  return threads * forward_scratch_bytes(layout) +
+         most_partials(threads) * forward_partial_bytes(layout);
 }
 
 void cpu_attention_forward(const AttentionForward& args, CpuContext& context) {
