@@ -35,6 +35,84 @@ __global__ void cross_entropy_kernel(float* losses, Rows dlogits, Rows logits,
   }
 }
 
+__device__ void store4(float* to, const float (&x)[4]) {
+  *reinterpret_cast<float4*>(to) = make_float4(x[0], x[1], x[2], x[3]);
+}
+__device__ void store4(__nv_bfloat16* to, const float (&x)[4]) {
+  const __nv_bfloat162 low = __floats2bfloat162_rn(x[0], x[1]);
+  const __nv_bfloat162 high = __floats2bfloat162_rn(x[2], x[3]);
+  *reinterpret_cast<uint2*>(to) = make_uint2(*reinterpret_cast<const uint32_t*>(&low),
+                                             *reinterpret_cast<const uint32_t*>(&high));
+}
+
+// The same for rows in pieces of four, a large block a row: the first kHeld pieces of a thread (all
+// of 32K logits) stay in registers, so that logits are read once.
+constexpr int kWideThreads = 1024, kHeld = 8;
+template <typename T>
+__global__ void __launch_bounds__(kWideThreads)
+    wide_cross_entropy_kernel(float* losses, Rows dlogits, Rows logits, const int32_t* labels,
+                              float scale, ErrorFlag error) {
+  __shared__ float shared[kWideThreads / 32];
+  const int pieces = static_cast<int>(logits.cols / 4), thread = static_cast<int>(threadIdx.x);
+  constexpr int kStep = kWideThreads;
+  for (int64_t t = blockIdx.x; t < logits.rows; t += gridDim.x) {
+    const int32_t label = labels[t];
+    T* d = dlogits.data != nullptr ? row<T>(dlogits, t) : nullptr;
+    if (label < 0 || label >= logits.cols) {
+      if (label != -1 && thread == 0) atomicCAS(error.bad_id, 0, static_cast<int>(t) + 1);
+      if (thread == 0) losses[t] = 0;
+      for (int i = thread; d != nullptr && i < pieces; i += kStep) store4(d + 4 * i, {0, 0, 0, 0});
+      continue;
+    }
+    const auto* z = reinterpret_cast<const float4*>(row<float>(logits, t));
+    float4 held[kHeld];
+    float top = -INFINITY, sum = 0;
+    const auto take_top = [&](const float4& x) {
+      top = fmaxf(top, fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w)));
+    };
+    const auto take_sum = [&](const float4& x) {
+      sum += (expf(x.x - top) + expf(x.y - top)) + (expf(x.z - top) + expf(x.w - top));
+    };
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) {
+      const int i = thread + k * kStep;
+      held[k] = i < pieces ? z[i] : make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+    }
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) take_top(held[k]);
+    for (int i = thread + kHeld * kStep; i < pieces; i += kStep) take_top(z[i]);
+    top = block_max<kWideThreads>(top, shared);
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) take_sum(held[k]);
+    for (int i = thread + kHeld * kStep; i < pieces; i += kStep) take_sum(z[i]);
+    const float of_label = row<float>(logits, t)[label];
+    sum = block_sum<kWideThreads>(sum, shared);
+    const float lse = top + logf(sum);
+    if (thread == 0) losses[t] = lse - of_label;
+    if (d == nullptr) continue;
+    const auto put = [&](int i, const float4& x) {
+      const float values[4] = {x.x, x.y, x.z, x.w};
+      float slopes[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        slopes[j] = (expf(values[j] - lse) - (4 * i + j == label ? 1.f : 0.f)) * scale;
+      }
+      store4(d + 4 * i, slopes);
+    };
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) {
+      if (thread + k * kStep < pieces) put(thread + k * kStep, held[k]);
+    }
+    for (int i = thread + kHeld * kStep; i < pieces; i += kStep) put(i, z[i]);
+  }
+}
+
+// Whether rows begin at multiples of four elements and are made of them.
+bool in_fours(const Rows& x, int element_bytes) {
+  return reinterpret_cast<uintptr_t>(x.data) % (4 * element_bytes) == 0 && x.cols % 4 == 0 &&
+         x.outer_stride % 4 == 0 && x.inner_stride % 4 == 0;
+}
+
 template <typename T>
 __global__ void square_partials(double* partials, Rows x) {
   __shared__ double shared[kThreads / 32];
@@ -161,8 +239,16 @@ void softmax_cross_entropy(float* losses, const Rows& dlogits, Element type, con
                            cudaStream_t stream) {
   if (logits.rows == 0) return;
   by_activation_type(type, [&](auto zero) {
-    cross_entropy_kernel<decltype(zero)><<<blocks_for(logits.rows, 1), kThreads, 0, stream>>>(
-        losses, dlogits, logits, labels, scale, error);
+    using T = decltype(zero);
+    const unsigned blocks = blocks_for(logits.rows, 1);
+    if (in_fours(logits, sizeof(float)) && in_fours(dlogits, sizeof(T)) &&
+        logits.cols <= INT32_MAX) {
+      wide_cross_entropy_kernel<T>
+          <<<blocks, kWideThreads, 0, stream>>>(losses, dlogits, logits, labels, scale, error);
+    } else {
+      cross_entropy_kernel<T>
+          <<<blocks, kThreads, 0, stream>>>(losses, dlogits, logits, labels, scale, error);
+    }
   });
 }
 

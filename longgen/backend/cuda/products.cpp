@@ -6,6 +6,7 @@
 #include <array>
 #include <map>
 
+#include "longgen/base/checked.h"
 #include "longgen/base/error.h"
 
 namespace longgen::cuda {
@@ -28,6 +29,9 @@ struct CublasLt {
   decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
+  decltype(&cublasLtMatmulAlgoConfigGetAttribute) config_get = nullptr;
+  decltype(&cublasLtMatmulAlgoConfigSetAttribute) config_set = nullptr;
+  decltype(&cublasLtMatmulAlgoCheck) algo_check = nullptr;
   decltype(&cublasLtMatmul) matmul = nullptr;
   decltype(&cublasLtGetStatusString) status_string = nullptr;
 
@@ -50,6 +54,9 @@ struct CublasLt {
     find(preference_destroy, "cublasLtMatmulPreferenceDestroy");
     find(preference_set, "cublasLtMatmulPreferenceSetAttribute");
     find(heuristic, "cublasLtMatmulAlgoGetHeuristic");
+    find(config_get, "cublasLtMatmulAlgoConfigGetAttribute");
+    find(config_set, "cublasLtMatmulAlgoConfigSetAttribute");
+    find(algo_check, "cublasLtMatmulAlgoCheck");
     find(matmul, "cublasLtMatmul");
     find(status_string, "cublasLtGetStatusString");
   }
@@ -73,6 +80,43 @@ uint32_t alignment(const void* data, int64_t stride, Element type) {
   return static_cast<uint32_t>(bits & (~bits + 1));
 }
 
+// Large bf16 products run at the GPU's power limit, where other kernels than those that cuBLASLt
+// proposes first are faster, by 3 to 8 % at the shapes of a 7B model (docs/kernels.md). Of its
+// proposals the first with one of these tiles and clusters is taken, in this order, its blocks
+// swizzled over the result, where the last wave of tiles wastes little. Nothing is timed here: the
+// choice is a rule, so that a run repeats bit for bit whatever kernels add in which order.
+struct Favourite {
+  cublasLtMatmulTile_t tile;
+  uint16_t cluster;
+  int64_t columns, rows;  // the tile's, of our C
+};
+constexpr std::array kFavourites = {
+    Favourite{CUBLASLT_MATMUL_TILE_128x160, CUBLASLT_CLUSTER_SHAPE_2x1x1, 128, 160},
+    Favourite{CUBLASLT_MATMUL_TILE_176x128, CUBLASLT_CLUSTER_SHAPE_1x2x1, 176, 128},
+    Favourite{CUBLASLT_MATMUL_TILE_168x128, CUBLASLT_CLUSTER_SHAPE_1x2x1, 168, 128}};
+constexpr int kProposals = 16;
+constexpr int64_t kLargeSide = 2048, kWideForward = 8192;
+constexpr double kLeastUse = 0.98;  // of the processors' time, by tiles
+
+bool is_large(const ProductArgs& p) {
+  return p.type == Element::kBF16 && p.m >= kLargeSide && p.n >= kLargeSide && p.k >= kLargeSide;
+}
+
+// Forward products with many columns do best with the latter two, all others with the first.
+bool suits(const Favourite& f, const ProductArgs& p) {
+  const bool wide_forward = !p.a_transposed && p.b_transposed && p.n > kWideForward;
+  return wide_forward == (f.cluster == CUBLASLT_CLUSTER_SHAPE_1x2x1);
+}
+
+// The share of the processors' time that goes into C's own elements, where every wave of tiles
+// takes as long as a full one.
+double use(const Favourite& f, const ProductArgs& p, int64_t processors) {
+  const int64_t tiles = ceil_div(p.n, f.columns) * ceil_div(p.m, f.rows);
+  const int64_t waves = ceil_div(tiles, processors);
+  return static_cast<double>(p.m * p.n) /
+         static_cast<double>(waves * processors * f.columns * f.rows);
+}
+
 // What a plan depends on.
 using PlanKey = std::array<int64_t, 15>;
 
@@ -85,7 +129,13 @@ struct Products::Impl {
     cublasLtMatmulAlgo_t algo{};
   };
 
-  explicit Impl(cudaStream_t s) : stream(s) { lt.check(lt.create(&handle), "start"); }
+  explicit Impl(cudaStream_t s) : stream(s) {
+    lt.check(lt.create(&handle), "start");
+    int device = 0;
+    check(cudaGetDevice(&device), "asking for the device");
+    check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
+          "asking for processors");
+  }
   ~Impl() {
     for (auto& [key, plan] : plans) {
       lt.desc_destroy(plan.desc);
@@ -96,10 +146,13 @@ struct Products::Impl {
 
   const Plan& plan(const ProductArgs& p);
   void choose(Plan& plan, const ProductArgs& p, const std::array<uint32_t, 3>& alignments);
+  // Takes a proposal that is a favourite.
+  bool take(Plan& plan, cublasLtMatmulAlgo_t algo, const Favourite& favourite) const;
 
   CublasLt lt;
   cublasLtHandle_t handle = nullptr;
   cudaStream_t stream;
+  int processors = 0;
   Buffer workspace{kWorkspaceBytes};
   std::map<PlanKey, Plan> plans;
 };
@@ -174,15 +227,47 @@ void Products::Impl::choose(Plan& plan, const ProductArgs& p,
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignments[1]);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignments[2]);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments[2]);
-  cublasLtMatmulHeuristicResult_t result{};
+  std::array<cublasLtMatmulHeuristicResult_t, kProposals> proposals{};
   int found = 0;
-  const cublasStatus_t status = lt.heuristic(handle, plan.desc, plan.a, plan.b, plan.c, plan.c,
-                                             preference, 1, &result, &found);
+  const cublasStatus_t status =
+      lt.heuristic(handle, plan.desc, plan.a, plan.b, plan.c, plan.c, preference,
+                   is_large(p) ? kProposals : 1, proposals.data(), &found);
   lt.preference_destroy(preference);
-  require(status == CUBLAS_STATUS_SUCCESS && found == 1,
+  require(status == CUBLAS_STATUS_SUCCESS && found >= 1,
           "cuBLASLt has no product of [{}, {}] and [{}, {}] in {}: {}", p.m, p.k, p.k, p.n,
           p.type == Element::kBF16 ? "bf16" : "f32", lt.status_string(status));
-  plan.algo = result.algo;
+  plan.algo = proposals[0].algo;
+  if (!is_large(p)) return;
+  for (const Favourite& favourite : kFavourites) {
+    if (!suits(favourite, p) || use(favourite, p, processors) < kLeastUse) continue;
+    for (int i = 0; i < found; ++i) {
+      if (take(plan, proposals[static_cast<size_t>(i)].algo, favourite)) return;
+    }
+  }
+}
+
+bool Products::Impl::take(Plan& plan, cublasLtMatmulAlgo_t algo, const Favourite& favourite) const {
+  const auto get = [&](cublasLtMatmulAlgoConfigAttributes_t name, auto value) {
+    size_t written = 0;
+    lt.check(lt.config_get(&algo, name, &value, sizeof(value), &written), "a kernel's attribute");
+    return value;
+  };
+  if (get(CUBLASLT_ALGO_CONFIG_TILE_ID, uint32_t{0}) != static_cast<uint32_t>(favourite.tile) ||
+      get(CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, uint16_t{0}) != favourite.cluster ||
+      get(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, int32_t{0}) > 1) {
+    return false;
+  }
+  plan.algo = algo;
+  const uint32_t swizzled = 1;
+  cublasLtMatmulHeuristicResult_t checked{};
+  if (lt.config_set(&algo, CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, &swizzled, sizeof(swizzled)) ==
+          CUBLAS_STATUS_SUCCESS &&
+      lt.algo_check(handle, plan.desc, plan.a, plan.b, plan.c, plan.c, &algo, &checked) ==
+          CUBLAS_STATUS_SUCCESS &&
+      checked.workspaceSize <= static_cast<size_t>(kWorkspaceBytes)) {
+    plan.algo = algo;
+  }
+  return true;
 }
 
 Products::Products(cudaStream_t stream) : impl_(std::make_unique<Impl>(stream)) {}
