@@ -231,10 +231,14 @@ AttentionPattern parse_pattern(const std::string& text, int64_t kv_heads) {
   return sparse_only.resolve(1, kv_heads)[0];
 }
 
-Measurement measure_attention(const AttentionCase& c, Backend& backend, const Repeats& repeats) {
-  if (c.q_heads % c.kv_heads != 0) {
-    fail_usage("--heads {}:{}: query heads must be a multiple of KV heads", c.q_heads, c.kv_heads);
+void check_heads(int64_t q_heads, int64_t kv_heads) {
+  if (q_heads % kv_heads != 0) {
+    fail_usage("--heads {}:{}: query heads must be a multiple of KV heads", q_heads, kv_heads);
   }
+}
+
+Measurement measure_attention(const AttentionCase& c, Backend& backend, const Repeats& repeats) {
+  check_heads(c.q_heads, c.kv_heads);
   Measurement m;
   const double head_dim = static_cast<double>(c.head_dim);
   reset_peak_resident();

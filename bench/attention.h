@@ -26,6 +26,9 @@ struct AttentionCase {
   uint64_t seed = 0;
 };
 
+// Throws UsageError; measure_attention() does too.
+void check_heads(int64_t q_heads, int64_t kv_heads);
+
 // FLOPs: 4 head_dim a pair and query head forward, 10 backward. Bytes: keys and values of the live
 // blocks, for kDecode.
 Measurement measure_attention(const AttentionCase& c, Backend& backend, const Repeats& repeats);

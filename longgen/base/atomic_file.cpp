@@ -8,6 +8,7 @@
 #include <charconv>
 #include <csignal>
 #include <cstring>
+#include <system_error>
 #include <vector>
 
 #include "longgen/base/error.h"
@@ -40,6 +41,12 @@ void remove_leftovers(const std::filesystem::path& directory, std::string_view p
     if (pid != 0 && is_gone(pid) && !fs::exists(aside, error)) leftovers.push_back(it->path());
   }
   for (const fs::path& path : leftovers) fs::remove_all(path, error);
+}
+
+void create_folders(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) fail("cannot create folder {}: {}", path.string(), error.message());
 }
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {

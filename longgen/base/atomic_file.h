@@ -14,6 +14,9 @@ namespace longgen {
 // aside too ("...-old"), nothing is touched: it may be somebody's only copy. Errors are ignored.
 void remove_leftovers(const std::filesystem::path& directory, std::string_view prefix);
 
+// The folder and those above it, where they are not there yet. Throws Error naming it.
+void create_folders(const std::filesystem::path& path);
+
 class AtomicFile {
  public:
   // Opens `path` + ".tmp-<pid>" for writing, after removing those of processes that are gone.

@@ -69,6 +69,7 @@ class BenchAttentionCommand : public Command {
 
   int run() override {
     const auto heads = parse_numbers(heads_, ':', 2, "query heads and KV heads as 9:3");
+    bench::check_heads(heads[0], heads[1]);  // before peaks are measured
     const auto directions = chosen(directions_, kDirections);
     std::vector<bench::AttentionCase> cases;
     for (const int64_t length : lengths_) {

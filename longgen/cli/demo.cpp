@@ -63,7 +63,7 @@ class DemoCommand : public Command {
     fmt::print(
         "Writing the embedded model ({} parameters, made for {} tokens) and its texts to {}\n",
         write_demo_model(path("model")), kDemoShort, output_);
-    fs::create_directories(path("text/extend"));
+    create_folders(path("text/extend"));
     write_extension_text(path("text/extend"), rounds_, common_->seed);
     write_file_atomically(path("text/held-out.txt"), demo_held_out_text());
 
@@ -90,7 +90,7 @@ class DemoCommand : public Command {
       fail("{} is not empty and was not written by longgen demo; choose another folder with -o",
            output_);
     }
-    fs::create_directories(output_);
+    create_folders(output_);
     write_file_atomically(path(std::string(kMarker)), "");
     for (const char* part : {"model", "hybrid", "twin", "text", "results"})
       fs::remove_all(path(part));

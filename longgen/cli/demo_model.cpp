@@ -22,7 +22,7 @@ void write_file(const std::filesystem::path& path, std::span<const std::byte> by
 }  // namespace
 
 std::string write_demo_model(const std::filesystem::path& directory) {
-  std::filesystem::create_directories(directory);
+  create_folders(directory);
   write_file(directory / "model.safetensors", embedded::demo_model_weights());
   write_file(directory / "config.json", embedded::demo_model_config());
   tokenizer::make_byte_tokenizer()->save(directory);

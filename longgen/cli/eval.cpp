@@ -95,7 +95,7 @@ class EvalCommand : public Command {
     prepare_tasks(loader.config(), loader.tokenizer());
     std::optional<DirectoryLock> lock;
     if (!output_.empty()) {
-      fs::create_directories(output_);
+      create_folders(output_);
       lock.emplace(output_);
     }
     const LoadedModel loaded = std::move(loader).load();

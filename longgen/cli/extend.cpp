@@ -67,6 +67,10 @@ class ExtendCommand : public Command {
       info("RoPE base {:.6g} -> {:.6g} for {} -> {} tokens", config.rope.theta,
            recipe.model.rope_theta, format_length(old_length), format_length(length));
     }
+    if (length <= old_length) {
+      warn("the model was made for {} tokens already; training at {} extends nothing",
+           format_length(old_length), format_length(length));
+    }
     if (!given.contains("train.lr")) recipe.train.lr = extension_lr(model::parameter_count(config));
     if (!given.contains("train.batch_tokens")) recipe.train.batch_tokens = train::kAutomaticBatch;
   }

@@ -13,6 +13,8 @@
 
 namespace {
 
+constexpr const char* kNotWritten = "cannot write to standard output (is the disk full?)";
+
 // A program may be started with standard streams closed. Files that it opens must not take their
 // numbers, or messages would land in them. What is written to a closed output still fails.
 void occupy_standard_streams() {
@@ -33,8 +35,7 @@ int main(int argc, char** argv) {
     const std::vector<std::string> arguments(argv + 1, argv + argc);
     const int code = cli::run_program(arguments);
     // Whatever was printed and did not arrive is an error.
-    require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
-            "cannot write to standard output (is the disk full?)");
+    require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "{}", kNotWritten);
     return code;
   } catch (const UsageError& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
@@ -42,7 +43,8 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "error: out of memory\n");
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
+    // What fmt::print throws names no file.
+    std::fprintf(stderr, "error: %s\n", std::ferror(stdout) != 0 ? kNotWritten : error.what());
   }
   return cli::kFailure;
 }

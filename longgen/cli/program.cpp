@@ -50,8 +50,15 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error) {
     parsed = innermost->get_subcommands([](const CLI::App* sub) { return sub->parsed(); });
   }
   std::string what = error.what();
+  std::vector<std::string> commands;
+  for (const CLI::App* command : innermost->get_subcommands({})) {
+    commands.push_back(command->get_name());
+  }
+  const bool command_expected = !commands.empty();
+  if (command_expected && unknown.empty() && error.get_name() == "RequiredError") {
+    what = fmt::format("name one of: {}", fmt::join(commands, ", "));
+  }
   if (!unknown.empty()) {
-    const bool command_expected = !innermost->get_subcommands({}).empty();
     const char* kind = command_expected ? "command" : "argument";
     if (unknown[0].starts_with("-")) kind = "option";
     what = fmt::format("unknown {} {}", kind, unknown[0]);

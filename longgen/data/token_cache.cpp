@@ -1,8 +1,8 @@
 #include "longgen/data/token_cache.h"
 
 #include <nlohmann/json.hpp>
-#include <system_error>
 
+#include "longgen/base/atomic_file.h"
 #include "longgen/base/error.h"
 #include "longgen/base/log.h"
 #include "longgen/base/progress.h"
@@ -37,9 +37,7 @@ TokenCache::TokenCache(fs::path folder, Encoder encoder, std::string text_field,
       encoder_(std::move(encoder)),
       text_field_(std::move(text_field)),
       quiet_(quiet) {
-  std::error_code error;
-  fs::create_directories(folder_, error);
-  if (error) fail("{}: cannot be created: {}", folder_.string(), error.message());
+  create_folders(folder_);
 }
 
 std::string TokenCache::describe(const Files& files) const {

@@ -193,11 +193,8 @@ ModelWriter::ModelWriter(const fs::path& directory, const model::ModelConfig& co
   check_target();
   const fs::path staging =
       target_.parent_path() / fmt::format(".{}.tmp-{}", target_.filename().string(), getpid());
+  create_folders(target_.parent_path());
   std::error_code error;
-  fs::create_directories(target_.parent_path(), error);
-  if (error) {
-    fail("cannot create folder {}: {}", target_.parent_path().string(), error.message());
-  }
   remove_leftovers(target_.parent_path(), fmt::format(".{}.tmp-", target_.filename().string()));
   check_space();
   fs::remove_all(staging, error);  // of an earlier process with this number

@@ -205,8 +205,7 @@ void CheckpointStore::save(const RunState& state, const Optimizer& optimizer) co
   const fs::path aside = folder_ / kAside, final_path = path(state.step);
   std::error_code error;
   fs::remove_all(aside, error);
-  fs::create_directories(aside, error);
-  if (error) fail("{}: cannot be created: {}", aside.string(), error.message());
+  create_folders(aside);
   try {
     std::string checksums;
     for (const NamedSet& named : state_sets(optimizer)) {

@@ -46,6 +46,9 @@ class CheckpointStore {
   // The same without tensors; complete means that checksums hold.
   std::optional<RunState> peek_newest() const;
 
+  // Whether one of the two above skipped a damaged one.
+  bool has_damaged() const { return !named_damaged_.empty(); }
+
   std::filesystem::path path(int64_t step) const;
 
  private:

@@ -181,6 +181,15 @@ TEST_F(TemporaryFolder, LockRefusesASecondHolder) {
   EXPECT_THAT(text, HasSubstr("in use by another run (process " + std::to_string(getpid())));
 }
 
+TEST_F(TemporaryFolder, FoldersAreMadeOrNamed) {
+  create_folders(folder_ / "a" / "b");
+  create_folders(folder_ / "a" / "b");
+  EXPECT_TRUE(std::filesystem::is_directory(folder_ / "a" / "b"));
+  write_file_atomically(folder_ / "file", "");
+  EXPECT_THAT(message_of([&] { create_folders(folder_ / "file" / "c"); }),
+              HasSubstr("cannot create folder " + (folder_ / "file" / "c").string()));
+}
+
 // Opening it the usual way would wait for ever.
 TEST_F(TemporaryFolder, APipeIsNoFile) {
   ASSERT_EQ(mkfifo((folder_ / "pipe").c_str(), 0600), 0);

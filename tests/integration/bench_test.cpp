@@ -120,7 +120,7 @@ TEST_F(Bench, WhatCannotBeMeasuredIsRefused) {
       {{}, "bench"},
       {{"bogus"}, "unknown command bogus"},
       {{"attention", "--heads", "9"}, "9:3"},
-      {{"attention", "--heads", "4:3", "--no-peak"}, "4:3"},
+      {{"attention", "--heads", "4:3"}, "4:3"},  // before peaks are measured
       {{"attention", "--direction", "sideways"}, "sideways"},
       {{"attention", "--pattern", "bogus"}, "bogus"},
       {{"gemm", "--size", "1x2"}, "2048x1536x576"},

@@ -88,6 +88,17 @@ TEST_F(RunStateTest, KeepsTheLastOnes) {
   EXPECT_EQ(store().peek_newest()->step, 16);
 }
 
+TEST_F(RunStateTest, KnowsThatThereWereOnlyDamagedOnes) {
+  const auto optimizer = make(1);
+  const CheckpointStore fresh = store();
+  EXPECT_FALSE(fresh.load_newest(*optimizer));
+  EXPECT_FALSE(fresh.has_damaged());
+  fresh.save(state_at(10), *optimizer);
+  fs::resize_file(fresh.path(10) / "master", 1);
+  EXPECT_FALSE(fresh.load_newest(*optimizer));
+  EXPECT_TRUE(fresh.has_damaged());
+}
+
 // Whatever is wrong with the newest checkpoint, the one before is found.
 TEST_F(RunStateTest, SkipsADamagedCheckpoint) {
   const auto older = make(1), newer = make(2), loaded = make(3);
