@@ -115,6 +115,11 @@ def directory_seeds():
 BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 8: (32, 34), 12: (256, 144), 14: (256, 210)}
 
 
+def f16s(name, *dims):
+    count = dims[0] * (dims[1] if len(dims) == 2 else 1)
+    return name, dims, 1, CODES["F16"] * count
+
+
 def gguf_tensors(hidden, mlp, kinds):
     """One layer; a matrix whose rows do not hold whole blocks of its kind is F16."""
     rows = HEADS * HEAD_DIM
@@ -129,6 +134,19 @@ def gguf_tensors(hidden, mlp, kinds):
         elements, size = BLOCKS[kind]
         count = dims[0] * (dims[1] if len(dims) == 2 else 1) // elements
         yield name + ".weight", dims, kind, bytes(b % 48 for b in range(size)) * count
+
+
+def fused_tensors(architecture, hidden, mlp):
+    """One layer of GPT-NeoX or Phi-3: q, k and v in one tensor, and Phi-3's gate and up."""
+    rows, neox = HEADS * HEAD_DIM, architecture == "gptneox"
+    shapes = {"token_embd": (hidden, VOCAB), "output": (hidden, VOCAB), "output_norm": (hidden,),
+              "blk.0.attn_qkv": (hidden, 3 * rows), "blk.0.attn_output": (rows, hidden),
+              "blk.0.ffn_up": (hidden, mlp if neox else 2 * mlp), "blk.0.ffn_down": (mlp, hidden),
+              "blk.0.attn_norm": (hidden,), "blk.0.ffn_norm": (hidden,)}
+    for name, dims in shapes.items():
+        yield f16s(name + ".weight", *dims)
+        if neox and name not in ("token_embd", "output"):
+            yield f16s(name + ".bias", dims[-1])
 
 
 def gguf_model(hidden, mlp):
@@ -157,8 +175,9 @@ def parts_seeds():
     for kind in (12, 14):  # the columns of the last matrix alone are 256
         yield split(gguf_model(2, 256), gguf_tensors(2, 256, [kind]), 2)
     yield split(model_keys(12) + spm_keys(), model_tensors(12), 2)
-    neox = [string("general.architecture", "gptneox"), *renamed(gguf_model(16, 2)[1:], "gptneox")]
-    yield split(neox, gguf_tensors(16, 2, [0]), 2)
+    for architecture, more in (("gptneox", [f32("gptneox.attention.layer_norm_epsilon", 1e-5)]), ("phi3", [])):
+        keys = [string("general.architecture", architecture), *renamed(gguf_model(16, 2)[1:], architecture), *more]
+        yield split(keys, fused_tensors(architecture, 16, 2), 2)
     whole = split(gguf_model(2, 2), gguf_tensors(2, 2, [0]), 2)
     first, second = whole.split(NEXT.encode())
     yield NEXT.encode().join((first, first))
