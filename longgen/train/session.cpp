@@ -26,7 +26,7 @@ namespace fs = std::filesystem;
 // A folder that is gone when the scope is left, by an error too.
 class ScratchFolder {
  public:
-  explicit ScratchFolder(fs::path path) : path_(std::move(path)) { fs::create_directories(path_); }
+  explicit ScratchFolder(fs::path path) : path_(std::move(path)) { create_folders(path_); }
   ~ScratchFolder() {
     std::error_code ignored;
     fs::remove_all(path_, ignored);
@@ -93,7 +93,7 @@ RunData prepare_data(const Recipe& recipe, const StartingModel& start,
                      const SessionOptions& options) {
   const DataRecipe& d = recipe.data;
   const fs::path folder = d.cache.empty() ? fs::path(recipe.output) / "cache" : fs::path(d.cache);
-  fs::create_directories(folder);
+  create_folders(folder);
   const data::TokenCache cache(folder,
                                make_encoder(*start.tokenizer, folder, options.stop_requested),
                                d.text_field, options.quiet);
@@ -329,12 +329,6 @@ void report_memory_in_use(RunOptions& run, const MemoryPlan& plan, Backend& back
   };
 }
 
-void create_output(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) fail("{}: cannot be created: {}", folder.string(), error.message());
-}
-
 std::string size_line(const StartingModel& start, const TrainerOptions& options, int64_t steps) {
   return fmt::format("{} parameters, {} steps of {} x {} tokens",
                      format_si(static_cast<double>(model::parameter_count(start.config))), steps,
@@ -362,7 +356,7 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
   trainer_settings.pass = policy(recipe.train, start.config, backend, activation, trainer_settings);
   const MemoryPlan memory =
       check_memory(start.config, backend, activation, trainer_settings, available);
-  create_output(recipe.output);
+  create_folders(recipe.output);
   const DirectoryLock lock(recipe.output);
   const CheckpointStore store(fs::path(recipe.output) / "state", recipe.train.keep_checkpoints);
   const auto found = store.peek_newest();
@@ -399,6 +393,7 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
     state.tokens = before->tokens;
     info("resuming after step {} of {}", state.step, plan.steps);
   } else {
+    if (store.has_damaged()) warn("{}: no checkpoint is whole; starting anew", recipe.output);
     fill_initial_weights(recipe, start, trainer.optimizer());
   }
   write_file_atomically(fs::path(recipe.output) / "recipe.toml", state.recipe);
