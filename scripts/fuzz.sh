@@ -3,7 +3,7 @@
 # (clang, libFuzzer), then prints executions and coverage. docs/fuzzing.md has the figures.
 # Usage: fuzz.sh [EXECUTIONS [TARGET...]]   default: 1000000 of every target
 #        fuzz.sh coverage                   line coverage of the readers by the committed corpora
-#        fuzz.sh minimise                   what build/fuzz-work found, minimised, into tests/fuzz/corpus
+#        fuzz.sh minimise [TARGET...]       what build/fuzz-work found, minimised, into tests/fuzz/corpus
 # LONGGEN_FUZZ_SECONDS ends each target early; JOBS targets run at once (default: the processors).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -74,9 +74,9 @@ fuzz() { # EXECUTIONS TARGET...
 
 # The fewest files that reach every edge that all together reach; seeds, and what was once a defect
 # (found-*), stay.
-minimise() {
+minimise() { # TARGET...
   build fuzz fuzz_readers
-  for target in $(all_targets); do
+  for target in "$@"; do
     local found=()
     [ -d "$work/$target" ] && found=("$work/$target")
     mkdir -p "$work/small/$target"
@@ -103,7 +103,11 @@ coverage() {
 
 case ${1:-} in
   coverage) coverage ;;
-  minimise) minimise ;;
+  minimise)
+    shift
+    # shellcheck disable=SC2046,SC2068
+    minimise ${@:-$(all_targets)}
+    ;;
   *)
     executions=${1:-1000000}
     shift $(($# > 0))
