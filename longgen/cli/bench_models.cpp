@@ -153,7 +153,7 @@ class BenchPrefillCommand : public BenchServingCommand {
  protected:
   void add_own_options(CLI::App& app) override {
     add_lengths_option(app, "--lengths", lengths_, "Tokens of the prompt (2K)");
-    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (1K; on a GPU 8K)");
+    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (2K; on a GPU 8K)");
     options_.repeats = {.least = 1, .most = 7, .seconds = 5};
   }
   void check() override {
@@ -251,7 +251,7 @@ class BenchTrainCommand : public Command {
         ->capture_default_str();
     app.add_flag("--no-warm-up", no_warm_up_, "Count the first step, too");
     add_length_option(app, "--mlp-chunk", mlp_chunk_, "Tokens a chunk of the MLP (2K)");
-    add_length_option(app, "--loss-chunk", loss_chunk_, "Tokens a chunk of head and loss (512)");
+    add_length_option(app, "--loss-chunk", loss_chunk_, "Tokens a chunk of head and loss (1K)");
     options_.repeats = {.least = 1, .most = 7, .seconds = 5};
     options_.add_to(app);
   }
@@ -299,7 +299,7 @@ class BenchTrainCommand : public Command {
   std::optional<int64_t> memory_;
   std::string recompute_ = "auto", optimizer_state_ = "f32", keep_outputs_ = "none";
   std::string offload_ = "none";
-  int64_t mlp_chunk_ = 2048, loss_chunk_ = 512;
+  int64_t mlp_chunk_ = 2048, loss_chunk_ = 1024;
   bool no_warm_up_ = false;
 };
 

@@ -34,34 +34,34 @@ void Linear::forward_all(Backend& backend, std::initializer_list<Output> outputs
 
 void Linear::backward_all(Backend& backend, const ParameterSet& gradients, const Tensor& dx,
                           std::initializer_list<Output> outputs, const Tensor& x) {
-  Tensor dy, w, dw;
+  Tensor dy, dw;
   bool joined = true;
   for (const Output& o : outputs) {
     const Tensor gradient = o.linear.weight_.gradient(gradients);
-    joined = joined && o.linear.view_.is_plain() && gradient.defined() &&
-             !o.linear.bias_.value.defined();
+    joined = gradient.defined() && !o.linear.bias_.value.defined();
     if (!joined) break;
     dy = dy.defined() ? side_by_side(dy, o.y) : o.y;
-    w = w.defined() ? one_after_the_other(w, o.linear.view_.data) : o.linear.view_.data;
     dw = dw.defined() ? one_after_the_other(dw, gradient) : gradient;
-    joined = dy.defined() && w.defined() && dw.defined();
+    joined = dy.defined() && dw.defined();
     if (!joined) break;
-  }
-  if (joined) {
-    backend.linear_backward_input(dx, dy, w, /*accumulate=*/false);
-    backend.linear_backward_weight(dw, dy, x);
-    return;
   }
   bool accumulate = false;
   for (const Output& o : outputs) {
-    o.linear.backward(backend, gradients, dx, o.y, x, accumulate);
+    backend.linear_backward_input(dx, o.y, o.linear.view_, accumulate);
     accumulate = true;
+    if (!joined) o.linear.backward_parameters(backend, gradients, o.y, x);
   }
+  if (joined) backend.linear_backward_weight(dw, dy, x);
 }
 
 void Linear::backward(Backend& backend, const ParameterSet& gradients, const Tensor& dx,
                       const Tensor& dy, const Tensor& x, bool accumulate_dx) const {
   backend.linear_backward_input(dx, dy, view_, accumulate_dx);
+  backward_parameters(backend, gradients, dy, x);
+}
+
+void Linear::backward_parameters(Backend& backend, const ParameterSet& gradients, const Tensor& dy,
+                                 const Tensor& x) const {
   const Tensor dw = weight_.gradient(gradients), dbias = bias_.gradient(gradients);
   if (dw.defined()) backend.linear_backward_weight(dw, dy, x);
   if (dbias.defined()) backend.linear_backward_bias(dbias, dy);

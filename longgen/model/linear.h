@@ -31,13 +31,16 @@ class Linear {
   // dx [T, k] from dy [T, n]; gradients of the weight and bias are added to, unless frozen.
   void backward(Backend& backend, const ParameterSet& gradients, const Tensor& dx, const Tensor& dy,
                 const Tensor& x, bool accumulate_dx = false) const;
-  // Backward of several products of the same x: outputs' y hold the gradients, dx is their sum. One
-  // product each for dx and for the weights where forward_all() could join them and gradients lie
-  // one after the other, too.
+  // Backward of several products of the same x: outputs' y hold the gradients, dx is their sum. The
+  // gradients of the weights are one product where forward_all() could join them and they lie one
+  // after the other, too. That of dx would be deeper, not larger, and is not.
   static void backward_all(Backend& backend, const ParameterSet& gradients, const Tensor& dx,
                            std::initializer_list<Output> outputs, const Tensor& x);
 
  private:
+  void backward_parameters(Backend& backend, const ParameterSet& gradients, const Tensor& dy,
+                           const Tensor& x) const;
+
   Parameter weight_, bias_;
   WeightView view_;
 };

@@ -45,8 +45,8 @@ struct TrainingPass::Impl {
   const DType dtype;
   const int64_t max_tokens;
   const TrainOptions options;
-  // Gate and up are one product forward, one for their weights and one for their input: worth it
-  // where operands are packed again by every call.
+  // Gate and up are one product forward and one for their weights: worth it where operands are
+  // packed again by every call.
   const bool joins_products;
 
   Embedding embedding;

@@ -179,7 +179,7 @@ TrainerOptions trainer_options(const TrainRecipe& t, const Plan& plan, Backend& 
                                        .seed = t.seed},
                          .pass = {.recompute = t.recompute,
                                   .mlp_chunk = chunk_or(t.mlp_chunk, 2048, t.length, backend),
-                                  .loss_chunk = chunk_or(t.loss_chunk, 512, t.length, backend),
+                                  .loss_chunk = chunk_or(t.loss_chunk, 1024, t.length, backend),
                                   .recompute_attention = t.recompute_attention,
                                   .offload = parse_offload(t.offload)}};
   parse_kept_outputs(t.keep_outputs, options.pass);
