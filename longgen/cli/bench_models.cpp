@@ -263,7 +263,8 @@ class BenchTrainCommand : public Command {
       bench::TrainCase c{.tokens = tokens, .dtype = bench_dtype(*common_, report.backend())};
       c.pass.recompute = recompute_ != "none";
       c.pass.recompute_attention = recompute_ != "mlp";
-      if (recompute_ == "auto") c.memory = memory_.value_or(default_memory(report.backend()));
+      if (recompute_ == "auto")
+        c.memory = memory_.value_or(train::default_memory(report.backend()));
       train::parse_kept_outputs(keep_outputs_, c.pass);
       c.pass.offload = train::parse_offload(offload_);
       c.pass.mlp_chunk = std::min(tokens, mlp_chunk_);
@@ -279,11 +280,6 @@ class BenchTrainCommand : public Command {
   }
 
  private:
-  static int64_t default_memory(Backend& backend) {
-    const bool host = backend.memory().device() == Device::kHost;
-    return host ? train::available_memory(backend).device / 2 : 0;
-  }
-
   // What was planned and what was in use, below the row; under --json they are among its members.
   bench::Measurement with_memory(bench::Measurement m) const {
     if (common_->json) return m;

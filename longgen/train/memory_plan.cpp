@@ -134,11 +134,16 @@ MemoryPlan plan_memory(const model::ModelConfig& config, Backend& backend, DType
   return {Trainer(config, backend, activation, options, none).memory_items()};
 }
 
+int64_t default_memory(Backend& backend) {
+  const bool host = backend.memory().device() == Device::kHost;
+  return host ? backend.memory().available_bytes() / 2 : 0;
+}
+
 model::TrainOptions keep_more(const model::ModelConfig& config, Backend& backend, DType activation,
                               const TrainerOptions& options, int64_t bytes) {
   using model::KeptOutputs;
   const model::TrainOptions& asked = options.pass;
-  if (asked.offload != model::Offload::kNone) return asked;
+  if (bytes <= 0 || asked.offload != model::Offload::kNone) return asked;
   TrainerOptions more = options;
   const auto fits = [&] {
     return plan_memory(config, backend, activation, more).device_bytes() + kProcessBytes <= bytes;

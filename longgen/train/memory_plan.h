@@ -23,10 +23,14 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const model::ModelConfig& config, Backend& backend, DType activation,
                        const TrainerOptions& options);
 
+// Bytes within which keep_more() works where nobody names any: half of those available on a host, 0
+// on a device.
+int64_t default_memory(Backend& backend);
+
 // `options` with a policy that keeps at least what they ask for, so that backward computes less
 // again: the first that fits into `bytes` of what keeps everything; everything but the MLP's
 // activations; all attention outputs; those of full layers. As asked where none does, or where
-// something is offloaded. Changes no bit of the result.
+// something is offloaded, and for 0 bytes. Changes no bit of the result.
 model::TrainOptions keep_more(const model::ModelConfig& config, Backend& backend, DType activation,
                               const TrainerOptions& options, int64_t bytes);
 

@@ -186,13 +186,14 @@ TrainerOptions trainer_options(const TrainRecipe& t, const Plan& plan, Backend& 
   return options;
 }
 
-// What backward keeps: more than asked for where train.memory has room.
-model::TrainOptions policy(const TrainRecipe& t, const model::ModelConfig& config, Backend& backend,
-                           DType activation, const TrainerOptions& options) {
-  const bool host = backend.memory().device() == Device::kHost;
-  const int64_t bytes =
-      t.memory == 0 && host ? available_memory(backend).device / 2 : std::max<int64_t>(t.memory, 0);
-  return keep_more(config, backend, activation, options, bytes);
+// Before there are data to plan steps by: what memory depends on. Backward keeps more than asked
+// for where train.memory has room.
+TrainerOptions options_for_memory(const TrainRecipe& t, const model::ModelConfig& config,
+                                  Backend& backend, DType activation) {
+  TrainerOptions options = trainer_options(t, Plan{}, backend);
+  const int64_t bytes = t.memory == 0 ? default_memory(backend) : t.memory;
+  options.pass = keep_more(config, backend, activation, options, bytes);
+  return options;
 }
 
 RunOptions run_options(const Recipe& recipe, int64_t steps, const SessionOptions& options) {
@@ -341,9 +342,8 @@ MemoryPlan plan_recipe(const Recipe& recipe, Backend& backend) {
   validate_recipe(recipe);
   const StartingModel start = open_starting_model(recipe);
   const DType activation = usable_dtype(recipe, backend);
-  TrainerOptions options = trainer_options(recipe.train, Plan{}, backend);
-  options.pass = policy(recipe.train, start.config, backend, activation, options);
-  return plan_memory(start.config, backend, activation, options);
+  return plan_memory(start.config, backend, activation,
+                     options_for_memory(recipe.train, start.config, backend, activation));
 }
 
 RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptions& options) {
@@ -352,10 +352,9 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
   const DType activation = usable_dtype(recipe, backend);
   const AvailableMemory available = available_memory(backend);
   const MemoryUse use(backend);
-  TrainerOptions trainer_settings = trainer_options(recipe.train, Plan{}, backend);
-  trainer_settings.pass = policy(recipe.train, start.config, backend, activation, trainer_settings);
-  const MemoryPlan memory =
-      check_memory(start.config, backend, activation, trainer_settings, available);
+  const TrainerOptions planned =
+      options_for_memory(recipe.train, start.config, backend, activation);
+  const MemoryPlan memory = check_memory(start.config, backend, activation, planned, available);
   create_folders(recipe.output);
   const DirectoryLock lock(recipe.output);
   const CheckpointStore store(fs::path(recipe.output) / "state", recipe.train.keep_checkpoints);
@@ -376,9 +375,8 @@ RunSummary run_recipe(const Recipe& recipe, Backend& backend, const SessionOptio
     return found ? RunSummary{.step = found->step, .tokens = found->tokens} : RunSummary{};
   }
   const Plan plan = plan_steps(recipe.train, *data.packer);
-  const model::TrainOptions pass = trainer_settings.pass;  // as planned
-  trainer_settings = trainer_options(recipe.train, plan, backend);
-  trainer_settings.pass = pass;
+  TrainerOptions trainer_settings = trainer_options(recipe.train, plan, backend);
+  trainer_settings.pass = planned.pass;
   Trainer trainer(start.config, backend, activation, trainer_settings, backend.memory(),
                   &backend.offload_memory());
   RunState state{.seed = recipe.train.seed,
