@@ -10,6 +10,11 @@
 namespace longgen::testing {
 namespace {
 
+bool is_asked_for(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value != nullptr && std::string_view(value) == "1";
+}
+
 // The bytes from a tensor's first element to its last, rounded up to whole rows.
 int64_t spanned_bytes(const Tensor& x) {
   if (x.numel() == 0) return 0;
@@ -25,14 +30,15 @@ Backend* cuda_backend_or_null() {
     try {
       return make_cuda_backend(0);
     } catch (const Error& e) {
-      const char* required = std::getenv("LONGGEN_REQUIRE_GPU");
-      if (required != nullptr && std::string_view(required) == "1") throw;
+      if (is_asked_for("LONGGEN_REQUIRE_GPU")) throw;
       fmt::print(stderr, "no cuda backend: {}\n", e.what());
       return nullptr;
     }
   }();
   return backend.get();
 }
+
+bool long_tests() { return is_asked_for("LONGGEN_LONG_TESTS"); }
 
 DeviceMirror::DeviceMirror(Backend& backend, const Tensor& host)
     : backend_(backend), bytes_(spanned_bytes(host)) {

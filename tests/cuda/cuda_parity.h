@@ -13,6 +13,8 @@ namespace longgen::testing {
 // The GPU's backend, made once. Null (and the test skipped, aloud) where there is no GPU; with
 // LONGGEN_REQUIRE_GPU=1 that is a failure.
 Backend* cuda_backend_or_null();
+// Whether tests that take longer than a few seconds were asked for (LONGGEN_LONG_TESTS=1).
+bool long_tests();
 
 // Device copy of a host tensor's memory, gaps included.
 class DeviceMirror {

@@ -4,9 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <numeric>
-#include <string_view>
 
 #include "longgen/base/rng.h"
 #include "tests/cuda/cuda_parity.h"
@@ -38,10 +36,6 @@ class CudaExactness : public ::testing::Test {
   void SetUp() override {
     backend_ = cuda_backend_or_null();
     if (backend_ == nullptr) GTEST_SKIP() << "no GPU";
-  }
-  static bool long_tests() {
-    const char* wanted = std::getenv("LONGGEN_LONG_TESTS");
-    return wanted != nullptr && std::string_view(wanted) == "1";
   }
   Backend& backend() { return *backend_; }
 

@@ -2,26 +2,22 @@
 // that was not. Takes 5 GB of disk and some 20 s: runs with LONGGEN_LONG_TESTS=1.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <string_view>
-
-#include "longgen/model/decoder.h"
 #include "longgen/pattern/hybrid_spec.h"
-#include "longgen/train/optimizer.h"
 #include "longgen/train/run_state.h"
 #include "tests/cuda/cuda_parity.h"
 #include "tests/cuda/device_values.h"
 #include "tests/cuda/tiny_models.h"
+#include "tests/cuda/training_run.h"
 #include "tests/data/data_testing.h"
 
 namespace longgen::testing {
 namespace {
 
-constexpr int64_t kTokens = 8192;
+constexpr int64_t kTokens = 8192, kVocabulary = 49152;
 
 model::ModelConfig smollm2_135m() {
   model::ModelConfig c;
-  c.vocab_size = 49152;
+  c.vocab_size = kVocabulary;
   c.hidden_size = 576;
   c.intermediate_size = 1536;
   c.num_layers = 30;
@@ -35,44 +31,11 @@ model::ModelConfig smollm2_135m() {
   return c;
 }
 
-// From the same random weights every time.
-class CutRun {
- public:
-  CutRun(Backend& backend, const model::ModelConfig& config, bool bf16_state)
-      : config_(config),
-        optimizer(config, DType::kBF16, backend,
-                  {.weight_decay = 0.1, .clip = 1, .bf16_state = bf16_state, .seed = 9},
-                  backend.memory()),
-        pass_(config, optimizer.weights(), backend, kTokens, {}, backend.memory(),
-              &backend.offload_memory()) {
-    HostMemory host;
-    const model::ParameterSet initial("initial weights", config, DType::kF32, host);
-    model::initialize(config, 1, initial);
-    model::copy_parameters(backend, optimizer.master(), initial);
-    optimizer.publish_master();
-  }
-
-  double step(int64_t update) {
-    const auto ids = random_tokens(kTokens + 1, config_.vocab_size, static_cast<uint64_t>(update));
-    const std::span<const int32_t> all(ids);
-    optimizer.zero_gradients();
-    const double loss = pass_
-                            .forward_backward({all.first(kTokens), all.subspan(1), {}},
-                                              1.0 / kTokens, optimizer.gradients())
-                            .loss;
-    optimizer.step(1e-3, update);
-    return loss;
-  }
-
- private:
-  const model::ModelConfig& config_;
-
- public:
-  train::Optimizer optimizer;
-
- private:
-  model::TrainingPass pass_;
-};
+// Other tokens in every update.
+double step(TrainingRun& run, int64_t update) {
+  run.ids = random_tokens(kTokens + 1, kVocabulary, static_cast<uint64_t>(update));
+  return run.step(update);
+}
 
 int64_t differing(const model::ParameterSet& a, const model::ParameterSet& b) {
   int64_t count = 0;
@@ -86,24 +49,21 @@ int64_t differing(const model::ParameterSet& a, const model::ParameterSet& b) {
 TEST(CudaLongResume, IsBitEqualAtSmolLm2sSize) {
   Backend* cuda = cuda_backend_or_null();
   if (cuda == nullptr) GTEST_SKIP() << "no GPU";
-  const char* wanted = std::getenv("LONGGEN_LONG_TESTS");
-  if (wanted == nullptr || std::string_view(wanted) != "1") {
-    GTEST_SKIP() << "runs with LONGGEN_LONG_TESTS=1";
-  }
+  if (!long_tests()) GTEST_SKIP() << "runs with LONGGEN_LONG_TESTS=1";
   const data::ScratchFolder folder;
   const model::ModelConfig config = smollm2_135m();
   for (const bool bf16_state : {false, true}) {
     const train::CheckpointStore store(folder.path() / (bf16_state ? "bf16" : "f32"), 1);
-    CutRun whole(*cuda, config, bf16_state);
+    TrainingRun whole(*cuda, config, kTokens, {}, bf16_state);
     std::vector<double> losses;
     for (int64_t update = 1; update <= 4; ++update) {
-      losses.push_back(whole.step(update));
+      losses.push_back(step(whole, update));
       if (update == 2) store.save({.step = 2, .seed = 9}, whole.optimizer);
     }
-    CutRun resumed(*cuda, config, bf16_state);
+    TrainingRun resumed(*cuda, config, kTokens, {}, bf16_state);
     ASSERT_EQ(store.load_newest(resumed.optimizer)->step, 2);
     for (int64_t update = 3; update <= 4; ++update) {
-      EXPECT_EQ(resumed.step(update), losses[static_cast<size_t>(update - 1)]);
+      EXPECT_EQ(step(resumed, update), losses[static_cast<size_t>(update - 1)]);
     }
     const train::Optimizer &a = whole.optimizer, &b = resumed.optimizer;
     EXPECT_EQ(differing(a.master(), b.master()), 0);
