@@ -5,65 +5,22 @@
 #include "longgen/backend/cpu/gemm_dot.h"
 #include "longgen/backend/cpu/gemm_kernels.h"
 #include "longgen/backend/cpu/gemm_pack.h"
+#include "longgen/backend/cpu/gemm_panel.h"
 #include "longgen/backend/cpu/simd.h"
 
 namespace longgen {
 namespace {
 
-// Panel rows and vectors of columns: as many accumulators as registers allow beside the operands.
-#if defined(__AVX512F__)
-constexpr int kMr = 14, kNv = 2;  // 28 of 32
-#elif defined(__AVX2__)
-constexpr int kMr = 6, kNv = 2;  // 12 of 16
-#else
-constexpr int kMr = 4, kNv = 2;  // 8 of 16
-#endif
-
-template <int kRows>
-void multiply_panel(int64_t depth, const float* a, const float* b, float* c, int64_t ldc,
-                    bool accumulate) {
-  Vf acc[kRows][kNv] = {};
-  for (int64_t k = 0; k < depth; ++k, a += kRows, b += kNv * kLanes) {
-    Vf column[kNv];
-#pragma GCC unroll 4
-    for (int j = 0; j < kNv; ++j) column[j] = load(b + j * kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-      for (int j = 0; j < kNv; ++j) {
-        acc[i][j] = multiply_add(broadcast(a[i]), column[j], acc[i][j]);
-      }
-    }
+struct FloatPanel {
+  using Unit = float;
+  using Operand = Vf;
+  static constexpr int kDepth = 1;
+  LONGGEN_SIMD static Vf row(float a) { return broadcast(a); }
+  LONGGEN_SIMD static Vf columns(const float* b) { return load(b); }
+  LONGGEN_SIMD static Vf multiply_add(Vf acc, Vf row, Vf columns) {
+    return longgen::multiply_add(row, columns, acc);
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kNv; ++j) {
-      float* to = c + i * ldc + j * kLanes;
-      store(to, accumulate ? load(to) + acc[i][j] : acc[i][j]);
-    }
-  }
-}
-
-using MultiplyPanel = void (*)(int64_t, const float*, const float*, float*, int64_t, bool);
-
-template <int... kRows>
-struct PanelTable {
-  static constexpr MultiplyPanel kEntries[] = {multiply_panel<kRows>...};
 };
-#if defined(__AVX512F__)
-using Panels = PanelTable<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>;
-#elif defined(__AVX2__)
-using Panels = PanelTable<1, 2, 3, 4, 5, 6>;
-#else
-using Panels = PanelTable<1, 2, 3, 4>;
-#endif
-
-void multiply(int mr, int64_t depth, const void* a, const void* b, float* c, int64_t ldc,
-              bool accumulate) {
-  Panels::kEntries[mr - 1](depth, static_cast<const float*>(a), static_cast<const float*>(b), c,
-                           ldc, accumulate);
-}
 
 template <typename T>
 struct FloatDot {
@@ -86,7 +43,7 @@ constexpr GemmKernels kGemm = {
     .max_kc = 320,
     .pack_a = pack_floats<T>,
     .pack_b = pack_floats<T>,
-    .multiply = multiply,
+    .multiply = Panels<FloatPanel>::multiply,
     .enter = nullptr,
     .leave = nullptr,
     .multiply_few = multiply_few<FloatDot<T>, T>,
