@@ -58,21 +58,26 @@ def print_ratio(what, measured, predicted):
     print(f"{what:<28} {measured:7.3f}   predicted {predicted:.3f}   {100 * measured / predicted:.1f} % of it")
 
 
-def compare_flops(hybrid, twin):
+def predicted_by_flops(hybrid, twin):
     own, other = of_kinds(hybrid), of_kinds(twin)
-    print(f"{'':<22} {'hybrid':>20} {'twin':>20}")
-    rates, times = {}, [0.0, 0.0]
-    for kind, (flops, seconds) in sorted(other.items()):
-        rates[kind] = flops / seconds
-        shown = [f"{s:.3f} s, {f / s / 1e12:.0f} TFLOP/s" for f, s in (own[kind], other[kind])]
-        print(f"{kind:<22} {shown[0]:>20} {shown[1]:>20}")
+    times = [0.0, 0.0]
+    for kind, (flops, seconds) in other.items():
         for i, kinds in enumerate((own, other)):
             repeats = (hybrid, twin)[i]["seconds"]["repeats"]
-            times[i] += kinds[kind][0] / rates[kind] / repeats
-    predicted = times[1] / times[0]
+            times[i] += kinds[kind][0] * seconds / flops / repeats
+    return times[1] / times[0]
+
+
+def compare_flops(hybrid, twin):
+    own, other = of_kinds(hybrid), of_kinds(twin)
+    print(f"{'':<22} {'hybrid':>24} {'twin':>24}")
+    for kind in sorted(other):
+        shown = [f"{s:.3f} s, {f / s / 1e12:.3g} TFLOP/s" for f, s in (own[kind], other[kind])]
+        print(f"{kind:<22} {shown[0]:>24} {shown[1]:>24}")
+    predicted = predicted_by_flops(hybrid, twin)
     seconds = [row["seconds"]["median"] for row in (hybrid, twin)]
     waits = [wait_for_copies(hybrid, twin), wait_for_copies(twin, hybrid)]
-    print(f"{'all':<22} {seconds[0]:>18.3f} s {seconds[1]:>18.3f} s\n")
+    print(f"{'all':<22} {seconds[0]:>22.3f} s {seconds[1]:>22.3f} s\n")
     print_ratio("hybrid over twin", seconds[1] / seconds[0], predicted)
     if any(waits):
         print(f"waits for offloaded outputs: {waits[0]:.3f} s, {waits[1]:.3f} s")

@@ -101,14 +101,14 @@ class Runner:
         self.failures.append(f"{' '.join(command)}: {why}")
         say(f"  failed: {why}")
 
-    def longgen(self, *arguments):
+    def longgen(self, *arguments, repeats=3):
         env = dict(self.env)
         if self.args.isa:
             env["LONGGEN_CPU"] = self.args.isa
         command = [str(self.args.longgen), "bench", *arguments, "--device", self.args.device, "--threads",
                    str(self.args.threads), "--json"]
         if "gemm" not in arguments and "attention" not in arguments:
-            command += ["--repeats", "3"]
+            command += ["--repeats", str(repeats)]
         if self.machine is not None:
             command.append("--no-peak")
         rows = objects(self.run(command, env))
@@ -160,11 +160,11 @@ class Runner:
         if self.peer is not None and self.peer.alive():
             self.peer.close()
 
-    def llama(self, model, lengths, depths):
-        """Rows {work, length or depth, tokens_per_second} with flash attention on, then off."""
+    def llama(self, weights, lengths, depths):
+        """Rows {work, length or depth, tokens_per_second} of model(weights), flash attention on, then off."""
         if "llama" not in self.args.peers:
             return []
-        rows = []
+        model, rows = self.model(weights), []
         for flash in ("1", "0"):
             if self.args.llama_bench:
                 rows += self.llama_bench(model, lengths, depths, flash)

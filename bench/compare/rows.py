@@ -2,6 +2,12 @@
 
 A row is a function of the Runner that gives result()s; ROWS and GPU_ROWS name them.
 """
+import pathlib
+import sys
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
+from ratio import predicted_by_flops  # noqa: E402
+
 HYBRID = "full=middle:10 sparse=sink-window"
 PRODUCTS = ["2048x576x576", "2048x192x576", "2048x1536x576", "2048x576x1536", "2048x49152x576"]
 K = 1024
@@ -20,7 +26,7 @@ def result(work, unit, ours, peers, goal="", note=""):
 def prefill(run, length, goal, hybrid=""):
     ours = run.longgen("prefill", "--lengths", str(length), *(["--hybrid", hybrid] if hybrid else []))
     hf = run.torch("serve", "--length", str(length), "--steps", "16")
-    llama = run.llama(run.model("bf16"), [length], [])
+    llama = run.llama("bf16", [length], [])
     name = f"prefill {length // K}K" + (", hybrid against all-full peers" if hybrid else "")
     return [result(name, "tok/s", best(ours, "tokens_per_second"),
                    {"transformers": best(hf, "tokens_per_second", work="prefill"),
@@ -29,7 +35,7 @@ def prefill(run, length, goal, hybrid=""):
 
 def decode(run, depth, goal, hybrid=""):
     ours = run.longgen("decode", "--depths", str(depth), *(["--hybrid", hybrid] if hybrid else []))
-    llama = run.llama(run.model("bf16"), [], [depth])
+    llama = run.llama("bf16", [], [depth])
     # What Transformers decodes behind its prefill of the same length.
     hf = run.torch("serve", "--length", str(depth), "--steps", "16") if depth else []
     name = f"decode at {depth // K}K" + (", hybrid against all-full peers" if hybrid else "")
@@ -41,7 +47,7 @@ def decode(run, depth, goal, hybrid=""):
 def quantised(run, lengths, depths, goal):
     model = run.model("q4_1")
     rows = []
-    llama = run.llama(model, lengths, depths)
+    llama = run.llama("q4_1", lengths, depths)
     for length in lengths:
         ours = run.longgen("prefill", str(model), "--lengths", str(length))
         rows.append(result(f"Q4_1 prefill {length // K}K", "tok/s", best(ours, "tokens_per_second"),
@@ -90,31 +96,30 @@ def gigabytes(rows):
     return f"{max(found) / 1e9:.1f} GB" if found else "-"
 
 
-def train(run, tokens, goal):
+def train(run, tokens, goal, checkpointing=False):
     # The memory that the goal allows: within it, backward computes as little again as it can.
     ours = run.longgen("train", "--tokens", str(tokens), "--memory", "3584M" if tokens < 8 * K else "4G")
-    peers, notes = {}, [f"longgen {gigabytes(ours)}"]
-    for name, extra in (("transformers", []), ("transformers, checkpointing", ["--checkpointing"])):
-        if extra and tokens < 8 * K:
-            continue
-        rows = run.torch("train", "--tokens", str(tokens), *extra)
-        peers[name] = best(rows, "tokens_per_second")
-        if rows:
-            notes.append(f"{name} {gigabytes(rows)}")
-    return [result(f"train step {tokens // K}K", "tok/s", best(ours, "tokens_per_second"), peers, goal,
-                   "resident: " + ", ".join(notes))]
+    peer, extra = ("transformers, checkpointing", ["--checkpointing"]) if checkpointing else ("transformers", [])
+    rows = run.torch("train", "--tokens", str(tokens), *extra)
+    note = f"resident: longgen {gigabytes(ours)}" + (f", {peer} {gigabytes(rows)}" if rows else "")
+    return [result(f"train step {tokens // K}K", "tok/s", best(ours, "tokens_per_second"),
+                   {peer: best(rows, "tokens_per_second")}, goal, note)]
 
 
 def train_hybrid(run):
-    """The rate against our own all-full twin's, and what FLOPs at equal rates would give."""
-    hybrid = run.longgen("train", "--tokens", "16384", "--hybrid", HYBRID)
-    full = run.longgen("train", "--tokens", "16384")
-    note = ""
+    """The rate against our own all-full twin's, and what FLOPs at the twin's rates predict (../ratio.py)."""
+    # One step each, the first: it takes half a minute, of which touching its memory is little.
+    step = ["train", "--tokens", "16384", "--no-warm-up", "--breakdown"]
+    hybrid = run.longgen(*step, "--hybrid", HYBRID, repeats=1)
+    full = run.longgen(*step, repeats=1)
+    goal = note = ""
     if hybrid and full:
         flops = [rows[0]["tflops"] / rows[0]["tokens_per_second"] for rows in (hybrid, full)]
-        note = f"FLOPs alone: {flops[1] / flops[0]:.2f}"
+        predicted = predicted_by_flops(hybrid[0], full[0])
+        goal = f"{0.9 * predicted:.2f}"
+        note = f"predicted: {predicted:.2f}; FLOPs at equal rates: {flops[1] / flops[0]:.2f}"
     return [result("train step 16K, hybrid", "tok/s", best(hybrid, "tokens_per_second"),
-                   {"our own all-full": best(full, "tokens_per_second")}, "", note)]
+                   {"our own all-full": best(full, "tokens_per_second")}, goal, note)]
 
 
 def memory(run):
@@ -255,6 +260,7 @@ ROWS = {
     "products-dw": lambda run: products(run, "dw"),
     "train-2k": lambda run: train(run, 2 * K, "2"),
     "train-8k": lambda run: train(run, 8 * K, "4"),
+    "train-8k-checkpointing": lambda run: train(run, 8 * K, "4", checkpointing=True),
     "train-16k-hybrid": train_hybrid,
     "memory": memory,
 }
