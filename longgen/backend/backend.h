@@ -180,6 +180,13 @@ class Backend {
   // as 127) or to bf16; quantised weights have no backward.
   virtual void linear_forward(const Tensor& y, const Tensor& x, const WeightView& w,
                               const Tensor& bias, bool accumulate) = 0;
+  // y = base + x w^T (+ bias): linear_forward where a residual stream goes on in other memory. base
+  // is like y, and may be it.
+  virtual void linear_forward_onto(const Tensor& y, const Tensor& base, const Tensor& x,
+                                   const WeightView& w, const Tensor& bias) {
+    if (y.raw() != base.raw()) copy(y, base);
+    linear_forward(y, x, w, bias, /*accumulate=*/true);
+  }
   // dx [T, k] = dy [T, n] w (+ dx when accumulate). dx has dtype A or acc.
   virtual void linear_backward_input(const Tensor& dx, const Tensor& dy, const WeightView& w,
                                      bool accumulate) = 0;
@@ -213,6 +220,14 @@ class Backend {
   // or up.
   virtual void activation_backward(Activation act, const Tensor& dgate, const Tensor& dup,
                                    const Tensor& dout, const Tensor& gate, const Tensor& up) = 0;
+  // activation_forward into out, and activation_backward: in one, where that reads less. out is
+  // memory of its own.
+  virtual void activation_both(Activation act, const Tensor& out, const Tensor& dgate,
+                               const Tensor& dup, const Tensor& dout, const Tensor& gate,
+                               const Tensor& up) {
+    activation_forward(act, out, gate, up);
+    activation_backward(act, dgate, dup, dout, gate, up);
+  }
   // out = a + b; out may be a or b.
   virtual void add(const Tensor& out, const Tensor& a, const Tensor& b) = 0;
 

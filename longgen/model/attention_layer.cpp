@@ -137,8 +137,7 @@ void AttentionLayer::forward(const StepContext& step, const AttentionActivations
   }
   if (step.rope_table.defined()) rotate(step, a.q, a.k);
   call.run(layer_, a);
-  if (mid.raw() != x.raw()) b.copy(mid, x);
-  o_.forward(b, mid, merge_heads(a.out), /*accumulate=*/true);
+  o_.forward_onto(b, mid, x, merge_heads(a.out));
 }
 
 void AttentionLayer::backward(const StepContext& step, const ParameterSet& gradients,

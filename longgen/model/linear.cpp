@@ -56,7 +56,7 @@ void Linear::backward_all(Backend& backend, const ParameterSet& gradients, const
 
 void Linear::backward(Backend& backend, const ParameterSet& gradients, const Tensor& dx,
                       const Tensor& dy, const Tensor& x, bool accumulate_dx) const {
-  backend.linear_backward_input(dx, dy, view_, accumulate_dx);
+  backward_input(backend, dx, dy, accumulate_dx);
   backward_parameters(backend, gradients, dy, x);
 }
 

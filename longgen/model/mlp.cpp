@@ -70,9 +70,7 @@ void Mlp::forward(Backend& backend, const MlpBuffers& buffers, const MlpSaved& s
     norm_.forward(backend, normed, Tensor(), rows(in, begin, count));
     project(backend, normed, gate, up);
     backend.activation_forward(activation_, hidden, gate, up);
-    const Tensor to = rows(out, begin, count), from = rows(mid, begin, count);
-    if (to.raw() != from.raw()) backend.copy(to, from);
-    down_.forward(backend, to, hidden, /*accumulate=*/true);
+    down_.forward_onto(backend, rows(out, begin, count), rows(mid, begin, count), hidden);
   }
 }
 
@@ -90,9 +88,9 @@ void Mlp::backward(Backend& backend, const ParameterSet& gradients, const MlpBuf
 
     norm_.forward(backend, normed, stats, x);
     if (!saved.gate.defined()) project(backend, normed, gate, up);
-    backend.activation_forward(activation_, hidden, gate, up);
-    down_.backward(backend, gradients, dhidden, dy, hidden);
-    backend.activation_backward(activation_, /*dgate=*/gate, /*dup=*/up, dhidden, gate, up);
+    down_.backward_input(backend, dhidden, dy);
+    backend.activation_both(activation_, hidden, /*dgate=*/gate, /*dup=*/up, dhidden, gate, up);
+    down_.backward_parameters(backend, gradients, dy, hidden);
     if (up_.defined()) {
       Linear::backward_all(backend, gradients, dnormed, {{gate_, gate}, {up_, up}}, normed);
     } else {

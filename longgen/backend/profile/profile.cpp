@@ -96,6 +96,11 @@ class Profile : public ProfilingBackend {
     run("linear_forward", product_shape(x.dim(0), y.dim(1), x.dim(1)),
         [&](Backend& b) { b.linear_forward(y, x, w, bias, accumulate); });
   }
+  void linear_forward_onto(const Tensor& y, const Tensor& base, const Tensor& x,
+                           const WeightView& w, const Tensor& bias) override {
+    run("linear_forward", product_shape(x.dim(0), y.dim(1), x.dim(1)),
+        [&](Backend& b) { b.linear_forward_onto(y, base, x, w, bias); });
+  }
   void linear_backward_input(const Tensor& dx, const Tensor& dy, const WeightView& w,
                              bool accumulate) override {
     run("linear_backward_input", product_shape(dy.dim(0), dy.dim(1), dx.dim(1)),
@@ -143,6 +148,11 @@ class Profile : public ProfilingBackend {
                            const Tensor& dout, const Tensor& gate, const Tensor& up) override {
     run("activation_backward", gate.shape_string(),
         [&](Backend& b) { b.activation_backward(act, dgate, dup, dout, gate, up); });
+  }
+  void activation_both(Activation act, const Tensor& out, const Tensor& dgate, const Tensor& dup,
+                       const Tensor& dout, const Tensor& gate, const Tensor& up) override {
+    run("activation_both", gate.shape_string(),
+        [&](Backend& b) { b.activation_both(act, out, dgate, dup, dout, gate, up); });
   }
   void add(const Tensor& out, const Tensor& a, const Tensor& b) override {
     run("add", a.shape_string(), [&](Backend& backend) { backend.add(out, a, b); });
