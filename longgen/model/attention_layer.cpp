@@ -3,14 +3,37 @@
 #include "longgen/model/buffers.h"
 
 namespace longgen::model {
+namespace {
+
+struct Heads {
+  Tensor q, k, v;
+};
+
+// Side by side, they are columns of one buffer.
+Heads allocate_heads(Arena& arena, const std::string& purpose, const ModelConfig& c, DType dtype,
+                     int64_t rows, bool side_by_side) {
+  const int64_t q = c.num_heads, kv = c.num_kv_heads;
+  if (side_by_side) {
+    const Tensor all =
+        arena.allocate(purpose + "q, k and v", dtype, {rows, q + 2 * kv, c.head_dim});
+    return {all.slice(1, 0, q), all.slice(1, q, kv), all.slice(1, q + kv, kv)};
+  }
+  return {arena.allocate(purpose + "q", dtype, {rows, q, c.head_dim}),
+          arena.allocate(purpose + "k", dtype, {rows, kv, c.head_dim}),
+          arena.allocate(purpose + "v", dtype, {rows, kv, c.head_dim})};
+}
+
+}  // namespace
 
 AttentionActivations AttentionActivations::allocate(Arena& arena, const ModelConfig& c, DType dtype,
                                                     int64_t rows, bool for_backward,
-                                                    bool output_elsewhere) {
+                                                    bool output_elsewhere, bool side_by_side) {
   AttentionActivations a;
-  a.q = arena.allocate("activations: attention q", dtype, {rows, c.num_heads, c.head_dim});
-  a.k = arena.allocate("activations: attention k", dtype, {rows, c.num_kv_heads, c.head_dim});
-  a.v = arena.allocate("activations: attention v", dtype, {rows, c.num_kv_heads, c.head_dim});
+  const Heads heads =
+      allocate_heads(arena, "activations: attention ", c, dtype, rows, side_by_side && !c.qk_norm);
+  a.q = heads.q;
+  a.k = heads.k;
+  a.v = heads.v;
   if (!output_elsewhere)
     a.out = arena.allocate("activations: attention out", dtype, {rows, c.num_heads, c.head_dim});
   if (c.qk_norm) {
@@ -32,19 +55,6 @@ AttentionActivations AttentionActivations::allocate(Arena& arena, const ModelCon
   return a;
 }
 
-AttentionActivations AttentionActivations::allocate_side_by_side(Arena& arena, const ModelConfig& c,
-                                                                 DType dtype, int64_t rows) {
-  const int64_t heads = c.num_heads + 2 * c.num_kv_heads;
-  const Tensor all =
-      arena.allocate("activations: attention q, k and v", dtype, {rows, heads, c.head_dim});
-  AttentionActivations a;
-  a.q = all.slice(1, 0, c.num_heads);
-  a.k = all.slice(1, c.num_heads, c.num_kv_heads);
-  a.v = all.slice(1, c.num_heads + c.num_kv_heads, c.num_kv_heads);
-  a.out = arena.allocate("activations: attention out", dtype, {rows, c.num_heads, c.head_dim});
-  return a;
-}
-
 AttentionActivations AttentionActivations::first_rows(int64_t n) const {
   AttentionActivations a;
   a.norm_stats = first(norm_stats, n);
@@ -61,19 +71,19 @@ AttentionActivations AttentionActivations::first_rows(int64_t n) const {
 }
 
 AttentionGradients AttentionGradients::allocate(Arena& arena, const ModelConfig& c, DType dtype,
-                                                int64_t rows, const Backend& backend) {
+                                                int64_t rows, const Backend& backend,
+                                                bool side_by_side) {
   const AttentionShape shape{.rows = rows,
                              .q_heads = c.num_heads,
                              .kv_heads = c.num_kv_heads,
                              .head_dim = c.head_dim,
                              .dtype = dtype};
   AttentionGradients g;
-  g.dq = arena.allocate("gradients of activations: attention dq", dtype,
-                        {rows, c.num_heads, c.head_dim});
-  g.dk = arena.allocate("gradients of activations: attention dk", dtype,
-                        {rows, c.num_kv_heads, c.head_dim});
-  g.dv = arena.allocate("gradients of activations: attention dv", dtype,
-                        {rows, c.num_kv_heads, c.head_dim});
+  const Heads heads = allocate_heads(arena, "gradients of activations: attention ", c, dtype, rows,
+                                     side_by_side && !c.qk_norm);
+  g.dq = heads.q;
+  g.dk = heads.k;
+  g.dv = heads.v;
   g.workspace = arena.allocate("attention workspace: backward", DType::kU8,
                                {backend.attention_backward_workspace_bytes(shape)});
   return g;
@@ -110,14 +120,15 @@ AttentionLayer::AttentionLayer(const ModelConfig& config, const ParameterSet& we
   k_norm_ = Norm(weights, attention + "k_norm", NormKind::kRms, config.norm_eps);
 }
 
-void AttentionLayer::rotate(const StepContext& step, const Tensor& q, const Tensor& k) const {
+void AttentionLayer::rotate(const StepContext& step, const Tensor& q, const Tensor& k,
+                            bool inverse) const {
   const Tensor both = side_by_side(merge_heads(q), merge_heads(k));
   if (both.defined()) {
     const Tensor heads = both.reshape({both.dim(0), q.dim(1) + k.dim(1), q.dim(2)});
-    return step.backend.rope(heads, step.rope_table, step.positions, /*inverse=*/false);
+    return step.backend.rope(heads, step.rope_table, step.positions, inverse);
   }
   for (const Tensor* x : {&q, &k}) {
-    step.backend.rope(*x, step.rope_table, step.positions, /*inverse=*/false);
+    step.backend.rope(*x, step.rope_table, step.positions, inverse);
   }
 }
 
@@ -135,7 +146,7 @@ void AttentionLayer::forward(const StepContext& step, const AttentionActivations
     q_norm_.forward(b, a.q, a.q_stats, a.q_raw);
     k_norm_.forward(b, a.k, a.k_stats, a.k_raw);
   }
-  if (step.rope_table.defined()) rotate(step, a.q, a.k);
+  if (step.rope_table.defined()) rotate(step, a.q, a.k, /*inverse=*/false);
   call.run(layer_, a);
   o_.forward_onto(b, mid, x, merge_heads(a.out));
 }
@@ -160,18 +171,15 @@ void AttentionLayer::backward(const StepContext& step, const ParameterSet& gradi
                         .scale = scale_,
                         .workspace = {static_cast<std::byte*>(g.workspace.raw()),
                                       static_cast<size_t>(g.workspace.numel())}});
-  if (step.rope_table.defined()) {
-    b.rope(g.dq, step.rope_table, step.positions, /*inverse=*/true);
-    b.rope(g.dk, step.rope_table, step.positions, /*inverse=*/true);
-  }
+  if (step.rope_table.defined()) rotate(step, g.dq, g.dk, /*inverse=*/true);
   if (q_norm_.defined()) {
     q_norm_.backward(b, gradients, g.dq, false, g.dq, a.q_raw, a.q_stats);
     k_norm_.backward(b, gradients, g.dk, false, g.dk, a.k_raw, a.k_stats);
   }
   norm_.forward(b, normed, Tensor(), x);  // cheaper to compute again than to keep
-  q_.backward(b, gradients, dnormed, merge_heads(g.dq), normed);
-  k_.backward(b, gradients, dnormed, merge_heads(g.dk), normed, /*accumulate_dx=*/true);
-  v_.backward(b, gradients, dnormed, merge_heads(g.dv), normed, /*accumulate_dx=*/true);
+  Linear::backward_all(b, gradients, dnormed,
+                       {{q_, merge_heads(g.dq)}, {k_, merge_heads(g.dk)}, {v_, merge_heads(g.dv)}},
+                       normed);
 }
 
 void AttentionLayer::backward_norm(const StepContext& step, const ParameterSet& gradients,

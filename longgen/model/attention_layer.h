@@ -29,13 +29,11 @@ struct AttentionActivations {
   Tensor lse;               // acc [heads, T]
 
   // Statistics and lse are left out unless a backward follows, out and lse where they are kept
-  // elsewhere.
+  // elsewhere. Side by side, q, k and v are columns of one buffer unless there is a QK-norm, so
+  // that one product gives them all.
   static AttentionActivations allocate(Arena& arena, const ModelConfig& config, DType dtype,
-                                       int64_t max_rows, bool for_backward,
-                                       bool output_elsewhere = false);
-  // For serving: q, k and v are columns of one buffer, so that one product gives them all.
-  static AttentionActivations allocate_side_by_side(Arena& arena, const ModelConfig& config,
-                                                    DType dtype, int64_t max_rows);
+                                       int64_t max_rows, bool for_backward, bool output_elsewhere,
+                                       bool side_by_side);
   AttentionActivations first_rows(int64_t n) const;
 };
 
@@ -44,7 +42,7 @@ struct AttentionGradients {
   Tensor workspace;         // u8
 
   static AttentionGradients allocate(Arena& arena, const ModelConfig& config, DType dtype,
-                                     int64_t max_rows, const Backend& backend);
+                                     int64_t max_rows, const Backend& backend, bool side_by_side);
   AttentionGradients first_rows(int64_t n) const;
 };
 
@@ -80,7 +78,7 @@ class AttentionLayer {
 
  private:
   // q and k in place; one call where they lie side by side.
-  void rotate(const StepContext& step, const Tensor& q, const Tensor& k) const;
+  void rotate(const StepContext& step, const Tensor& q, const Tensor& k, bool inverse) const;
 
   int64_t layer_;
   const AttentionPattern* pattern_;

@@ -7,13 +7,16 @@
 namespace longgen::model {
 
 HeadBuffers HeadBuffers::allocate(Arena& arena, const ModelConfig& c, DType dtype, int64_t chunk,
-                                  bool for_backward) {
+                                  bool for_backward, bool apart) {
   const DType acc = accumulation_dtype(dtype);
   HeadBuffers h;
   h.normed = arena.allocate("chunk of head and loss: normed", dtype, {chunk, c.hidden_size});
   h.logits = arena.allocate("chunk of head and loss: logits", acc, {chunk, c.vocab_size});
   if (!for_backward) return h;
-  h.dlogits = arena.allocate("chunk of head and loss: dlogits", dtype, {chunk, c.vocab_size});
+  const int64_t padding = apart && c.vocab_size * dtype_size(dtype) % 2048 == 0 ? 64 : 0;
+  h.dlogits =
+      arena.allocate("chunk of head and loss: dlogits", dtype, {chunk, c.vocab_size + padding})
+          .slice(1, 0, c.vocab_size);
   h.dnormed = arena.allocate("chunk of head and loss: dnormed", dtype, {chunk, c.hidden_size});
   h.norm_stats = arena.allocate("chunk of head and loss: norm stats", acc, {chunk, 2});
   return h;

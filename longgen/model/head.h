@@ -16,8 +16,10 @@ struct HeadBuffers {
   Tensor dlogits, dnormed;  // [C, V], [C, d]
   Tensor norm_stats;        // acc [C, 2]
 
+  // `apart`: rows of dlogits do not lie whole pages apart, as those of most vocabularies would, so
+  // that they do not share few sets of a processor's caches.
   static HeadBuffers allocate(Arena& arena, const ModelConfig& config, DType dtype, int64_t chunk,
-                              bool for_backward);
+                              bool for_backward, bool apart = false);
 };
 
 class Head {

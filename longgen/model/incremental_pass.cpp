@@ -81,10 +81,9 @@ void IncrementalPass::Impl::plan(Arena& arena) {
   head_buffers = HeadBuffers::allocate(arena, config, dtype, max_logit_rows, false);
   {
     const ArenaScope scope(arena);
-    activations.attention =
-        !config.qk_norm
-            ? AttentionActivations::allocate_side_by_side(arena, config, dtype, max_rows)
-            : AttentionActivations::allocate(arena, config, dtype, max_rows, false);
+    activations.attention = AttentionActivations::allocate(
+        arena, config, dtype, max_rows, /*for_backward=*/false, /*output_elsewhere=*/false,
+        /*side_by_side=*/true);
     scratch.normed = arena.allocate("normed", dtype, {max_rows, config.hidden_size});
     attention.allocate(arena, dtype, max_rows);
   }

@@ -45,8 +45,8 @@ struct TrainingPass::Impl {
   const DType dtype;
   const int64_t max_tokens;
   const TrainOptions options;
-  // Gate and up are one product forward and one for their weights: worth it where operands are
-  // packed again by every call.
+  // Gate and up are one product forward and one for their weights; so are q, k and v: worth it
+  // where operands are packed again by every call.
   const bool joins_products;
 
   Embedding embedding;
@@ -138,7 +138,8 @@ void TrainingPass::Impl::plan(Arena& arena, Arena& host) {
   {
     const ArenaScope scope(arena);
     head_buffers =
-        HeadBuffers::allocate(arena, config, dtype, std::min(options.loss_chunk, max_tokens), true);
+        HeadBuffers::allocate(arena, config, dtype, std::min(options.loss_chunk, max_tokens), true,
+                              /*apart=*/joins_products);
   }
   plan_scratch(arena);
 }
@@ -160,7 +161,7 @@ void TrainingPass::Impl::plan_activations(Arena& arena) {
   for (int64_t i = 0; i < (options.recomputes_attention() ? 1 : config.num_layers); ++i) {
     LayerActivations a;
     a.attention = AttentionActivations::allocate(arena, config, dtype, max_tokens, true,
-                                                 kept_count == config.num_layers);
+                                                 kept_count == config.num_layers, joins_products);
     a.mid = arena.allocate("activations: after attention", dtype, {max_tokens, config.hidden_size});
     if (!options.recompute) {
       a.mlp =
@@ -194,7 +195,8 @@ void TrainingPass::Impl::plan_scratch(Arena& arena) {
     const ArenaScope scope(arena);
     scratch.normed = arena.allocate("activations: normed", dtype, {max_tokens, config.hidden_size});
     attention.allocate(arena, dtype, max_tokens);
-    scratch.attention = AttentionGradients::allocate(arena, config, dtype, max_tokens, backend);
+    scratch.attention =
+        AttentionGradients::allocate(arena, config, dtype, max_tokens, backend, joins_products);
     scratch.attention.dout = front(shared, {max_tokens, config.num_heads, config.head_dim});
   }
   scratch.mlp = MlpBuffers::allocate(arena, config, dtype, std::min(options.mlp_chunk, max_tokens),
