@@ -46,6 +46,35 @@ TEST_P(CpuLinear, Forward) {
   }
 }
 
+// The same bits as a copy that is then added to; the base stays as it was.
+TEST_P(CpuLinear, ForwardOnto) {
+  for (const Shape& s : kShapes) {
+    for (const bool wide : {false, true}) {  // an f32 output
+      const DType out = wide ? DType::kF32 : dtype();
+      Operand& x = input({s.rows, s.k}, 1, 3);
+      Operand& w = input({s.n, s.k}, 1, 5);
+      Operand& bias = input({s.n});
+      Operand& base = input(out, {s.rows, s.n}, 1, 3);
+      Operand& y = output(out, {s.rows, s.n}, 2);
+      Operand& copied = output(out, {s.rows, s.n}, 2);
+      const auto before = base.bytes();
+      run([&](Backend& b, auto t) {
+        b.linear_forward_onto(t(y), t(base), t(x), {t(w)}, wide ? Tensor() : t(bias));
+        b.copy(t(copied), t(base));
+        b.linear_forward(t(copied), t(x), {t(w)}, wide ? Tensor() : t(bias), true);
+      });
+      expect_close(y, sum_error(s.k), name(s));
+      EXPECT_EQ(y.bytes(), copied.bytes()) << name(s);
+      EXPECT_EQ(base.bytes(), before) << name(s);
+    }
+  }
+  Operand& small = input({2, 3});
+  Operand& y = output({2, 4});
+  EXPECT_THROW(cpu().linear_forward_onto(y.tested(), small.tested(), small.tested(),
+                                         {input({4, 3}).tested()}, {}),
+               Error);
+}
+
 TEST_P(CpuLinear, BackwardInput) {
   for (const Shape& s : kShapes) {
     for (const bool accumulate : {false, true}) {
@@ -85,10 +114,11 @@ TEST_P(CpuLinear, LongSums) {
 }
 
 // Rows in place and packed (2048 bytes apart they share places of the cache), k in one part and in
-// several, last strips of more and of fewer than 16 rows; weight gradients over several passes.
+// several, last strips of more and of fewer than 16 rows; weight gradients over several passes,
+// with dy packed where it is used and, for the widest, beforehand.
 TEST_P(CpuLinear, LargerBlocks) {
-  for (const Shape& s :
-       {Shape{75, 100, 608}, Shape{41, 70, 1024}, Shape{105, 90, 1536}, Shape{2400, 45, 33}}) {
+  for (const Shape& s : {Shape{75, 100, 608}, Shape{41, 70, 1024}, Shape{105, 90, 1536},
+                         Shape{1300, 35, 600}, Shape{300, 33, 2600}}) {
     Operand& x = input({s.rows, s.k});
     Operand& w = input({s.n, s.k});
     Operand& y = output({s.rows, s.n});

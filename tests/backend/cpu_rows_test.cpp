@@ -185,6 +185,36 @@ TEST_P(CpuRows, Activation) {
   }
 }
 
+// The bits of activation_forward and activation_backward, gradients over their inputs, too.
+TEST_P(CpuRows, ActivationBoth) {
+  for (const Activation act : kActivations) {
+    for (const bool gated : {false, true}) {
+      for (const int64_t f : kLengths) {
+        Operand& gate = input({7, f}, 5, 3);
+        Operand& up = input({7, f}, 1, 2);
+        Operand& dout = input({7, f});
+        Operand& out = output({7, f}, 1);
+        Operand& dgate = output({7, f}, 3);
+        Operand& dup = output({7, f}, 2);
+        Operand& both = output({7, f}, 1);
+        run([&](Backend& b, auto t) {
+          const Tensor second = gated ? t(up) : Tensor();
+          b.activation_forward(act, t(out), t(gate), second);
+          b.activation_backward(act, t(dgate), gated ? t(dup) : Tensor(), t(dout), t(gate), second);
+          b.activation_both(act, t(both), t(gate), second, t(dout), t(gate), second);
+        });
+        const std::string what = std::to_string(static_cast<int>(act)) + ", f " + std::to_string(f);
+        expect_close(both, kPointwiseError, what);
+        EXPECT_EQ(both.bytes(), out.bytes()) << what;
+        EXPECT_EQ(gate.bytes(), dgate.bytes()) << what << " dgate";
+        if (gated) {
+          EXPECT_EQ(up.bytes(), dup.bytes()) << what << " dup";
+        }
+      }
+    }
+  }
+}
+
 // Saturation and the joints of the approximations, from -100 to 100.
 TEST_P(CpuRows, ActivationOverAWideRange) {
   for (const Activation act : kActivations) {

@@ -44,15 +44,27 @@ DType CpuBackend::preferred_dtype() const {
 
 void CpuBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightView& weight,
                                 const Tensor& bias, bool accumulate) {
-  constexpr std::string_view kOp = "linear_forward";
   if (!weight.is_plain()) return quantized_.linear_forward(y, x, weight, bias, accumulate);
-  cpu::check_activation(kOp, "x", x);
-  cpu::check_rank(kOp, "x", x, 2);
-  const Tensor& w = plain_weight(kOp, weight, x.dtype());
+  multiply_weight("linear_forward", y, accumulate ? y : Tensor(), x, weight, bias);
+}
+
+void CpuBackend::linear_forward_onto(const Tensor& y, const Tensor& base, const Tensor& x,
+                                     const WeightView& weight, const Tensor& bias) {
+  constexpr std::string_view kOp = "linear_forward_onto";
+  if (!weight.is_plain()) return Backend::linear_forward_onto(y, base, x, weight, bias);
+  cpu::check_like(kOp, "base", base, y.dtype(), y);
+  multiply_weight(kOp, y, base, x, weight, bias);
+}
+
+void CpuBackend::multiply_weight(std::string_view op, const Tensor& y, const Tensor& base,
+                                 const Tensor& x, const WeightView& weight, const Tensor& bias) {
+  cpu::check_activation(op, "x", x);
+  cpu::check_rank(op, "x", x, 2);
+  const Tensor& w = plain_weight(op, weight, x.dtype());
   const int64_t rows = x.dim(0), n = w.dim(0), k = w.dim(1);
-  cpu::check(kOp, "x", x, x.dtype(), {rows, k});
-  check_output(kOp, "y", y, x.dtype(), rows, n);
-  if (bias.defined()) cpu::check(kOp, "bias", bias, x.dtype(), {n});
+  cpu::check(op, "x", x, x.dtype(), {rows, k});
+  check_output(op, "y", y, x.dtype(), rows, n);
+  if (bias.defined()) cpu::check(op, "bias", bias, x.dtype(), {n});
   gemm_.run({.dtype = x.dtype(),
              .m = rows,
              .n = n,
@@ -63,7 +75,8 @@ void CpuBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightVi
              .c_dtype = y.dtype(),
              .c_stride = y.stride(0),
              .bias = bias.defined() ? bias.raw() : nullptr,
-             .accumulate = accumulate});
+             .base = base.defined() ? base.raw() : nullptr,
+             .base_stride = base.defined() ? base.stride(0) : 0});
 }
 
 void CpuBackend::linear_backward_input(const Tensor& dx, const Tensor& dy, const WeightView& weight,
@@ -84,7 +97,8 @@ void CpuBackend::linear_backward_input(const Tensor& dx, const Tensor& dy, const
              .c = dx.raw(),
              .c_dtype = dx.dtype(),
              .c_stride = dx.stride(0),
-             .accumulate = accumulate});
+             .base = accumulate ? dx.raw() : nullptr,
+             .base_stride = dx.stride(0)});
 }
 
 void CpuBackend::linear_backward_weight(const Tensor& dw, const Tensor& dy, const Tensor& x) {
@@ -105,7 +119,8 @@ void CpuBackend::linear_backward_weight(const Tensor& dw, const Tensor& dy, cons
              .c = dw.raw(),
              .c_dtype = DType::kF32,
              .c_stride = dw.stride(0),
-             .accumulate = true});
+             .base = dw.raw(),
+             .base_stride = dw.stride(0)});
 }
 
 int64_t CpuBackend::attention_forward_workspace_bytes(const AttentionShape& shape) const {

@@ -42,6 +42,8 @@ class CpuBackend : public Backend {
 
   void linear_forward(const Tensor& y, const Tensor& x, const WeightView& w, const Tensor& bias,
                       bool accumulate) override;
+  void linear_forward_onto(const Tensor& y, const Tensor& base, const Tensor& x,
+                           const WeightView& w, const Tensor& bias) override;
   void linear_backward_input(const Tensor& dx, const Tensor& dy, const WeightView& w,
                              bool accumulate) override;
   void linear_backward_weight(const Tensor& dw, const Tensor& dy, const Tensor& x) override;
@@ -60,6 +62,8 @@ class CpuBackend : public Backend {
                           const Tensor& up) override;
   void activation_backward(Activation act, const Tensor& dgate, const Tensor& dup,
                            const Tensor& dout, const Tensor& gate, const Tensor& up) override;
+  void activation_both(Activation act, const Tensor& out, const Tensor& dgate, const Tensor& dup,
+                       const Tensor& dout, const Tensor& gate, const Tensor& up) override;
   void add(const Tensor& out, const Tensor& a, const Tensor& b) override;
 
   void softmax_cross_entropy(const Tensor& losses, const Tensor& dlogits, const Tensor& logits,
@@ -73,6 +77,14 @@ class CpuBackend : public Backend {
                        const StochasticRounding& rounding) override;
 
  private:
+  // y = x w^T (+ bias) (+ base, unless undefined), of plain weights.
+  void multiply_weight(std::string_view op, const Tensor& y, const Tensor& base, const Tensor& x,
+                       const WeightView& w, const Tensor& bias);
+  // out is left alone unless defined.
+  void activation_gradients(std::string_view op, Activation act, const Tensor& out,
+                            const Tensor& dgate, const Tensor& dup, const Tensor& dout,
+                            const Tensor& gate, const Tensor& up);
+
   HostMemory memory_;
   ThreadPool pool_;
   CpuContext context_;

@@ -140,24 +140,39 @@ void CpuBackend::activation_forward(Activation act, const Tensor& out, const Ten
 
 void CpuBackend::activation_backward(Activation act, const Tensor& dgate, const Tensor& dup,
                                      const Tensor& dout, const Tensor& gate, const Tensor& up) {
-  constexpr std::string_view kOp = "activation_backward";
-  check_activation(kOp, "gate", gate);
-  check_like(kOp, "dgate", dgate, gate.dtype(), gate);
-  check_like(kOp, "dout", dout, gate.dtype(), gate);
-  require(dup.defined() == up.defined(), "cpu activation_backward: up and dup go together");
+  activation_gradients("activation_backward", act, Tensor(), dgate, dup, dout, gate, up);
+}
+
+void CpuBackend::activation_both(Activation act, const Tensor& out, const Tensor& dgate,
+                                 const Tensor& dup, const Tensor& dout, const Tensor& gate,
+                                 const Tensor& up) {
+  check_activation("activation_both", "gate", gate);
+  check_like("activation_both", "out", out, gate.dtype(), gate);
+  activation_gradients("activation_both", act, out, dgate, dup, dout, gate, up);
+}
+
+void CpuBackend::activation_gradients(std::string_view op, Activation act, const Tensor& out,
+                                      const Tensor& dgate, const Tensor& dup, const Tensor& dout,
+                                      const Tensor& gate, const Tensor& up) {
+  check_activation(op, "gate", gate);
+  check_like(op, "dgate", dgate, gate.dtype(), gate);
+  check_like(op, "dout", dout, gate.dtype(), gate);
+  require(dup.defined() == up.defined(), "cpu {}: up and dup go together", op);
   if (up.defined()) {
-    check_like(kOp, "up", up, gate.dtype(), gate);
-    check_like(kOp, "dup", dup, gate.dtype(), gate);
+    check_like(op, "up", up, gate.dtype(), gate);
+    check_like(op, "dup", dup, gate.dtype(), gate);
   }
   const RowActivation kind = row_activation(act);
   const Tensor& second = up.defined() ? up : gate;
   const Tensor& to_second = up.defined() ? dup : dgate;
+  const Tensor& to_out = out.defined() ? out : dgate;
   by_dtype(gate.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const auto backward = row_kernels<T>(context_.isa).activation_backward;
-    for_stretches(pool_, std::array{&dgate, &to_second, &dout, &gate, &second},
+    for_stretches(pool_, std::array{&dgate, &to_second, &dout, &gate, &second, &to_out},
                   [&](const auto& at, int64_t n) {
-                    backward(kind, element_as<T>(dgate, at[0]),
+                    backward(kind, out.defined() ? element_as<T>(out, at[5]) : nullptr,
+                             element_as<T>(dgate, at[0]),
                              up.defined() ? element_as<T>(dup, at[1]) : nullptr,
                              element_as<T>(dout, at[2]), element_as<T>(gate, at[3]),
                              up.defined() ? element_as<T>(up, at[4]) : nullptr, n);

@@ -265,8 +265,11 @@ void Gemm::finish_rows(const Plan& plan, int64_t row, int64_t rows, int64_t colu
     using T = decltype(zero);
     const auto finish = row_kernels<T>(context_.isa).finish_product;
     T* out = static_cast<T*>(args.c) + row * args.c_stride + column;
+    const T* base = static_cast<const T*>(args.base);
+    if (base) base += row * args.base_stride + column;
     for (int64_t i = 0; i < rows; ++i) {
-      finish(out + i * args.c_stride, c + i * ldc, bias, args.accumulate, columns);
+      finish(out + i * args.c_stride, c + i * ldc, bias,
+             base ? base + i * args.base_stride : nullptr, columns);
     }
   });
 }

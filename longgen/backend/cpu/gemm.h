@@ -17,7 +17,7 @@
 
 namespace longgen {
 
-// C [m, n] = A [m, k] B [k, n] (+ bias [n]) (+ C).
+// C [m, n] = A [m, k] B [k, n] (+ bias [n]) (+ base [m, n], like C and perhaps C itself).
 struct GemmArgs {
   DType dtype = DType::kF32;    // of A, B and bias: f32 or bf16
   int64_t m = 0, n = 0, k = 0;  // k > 0
@@ -27,7 +27,8 @@ struct GemmArgs {
   DType c_dtype = DType::kF32;  // f32 or bf16
   int64_t c_stride = 0;
   const void* bias = nullptr;  // contiguous; may be null
-  bool accumulate = false;
+  const void* base = nullptr;  // may be null
+  int64_t base_stride = 0;
 };
 
 class Gemm {

@@ -17,13 +17,14 @@ namespace longgen {
 constexpr int64_t kTileStrip = 32, kTilePanel = 32, kTileStep = 32;
 constexpr int64_t kTileSums = kTileStrip * kTilePanel;  // f32 of a block
 
-// What becomes of the sums of a strip: out = sums (+ bias) (+ out).
+// What becomes of the sums of a strip: out = sums (+ bias) (+ base).
 struct TileFinish {
   void* out;  // row 0 of the strip, column 0 of the first panel
   int64_t out_stride;
   bool out_bf16;      // else f32
   const float* bias;  // of the first panel's column 0; may be null
-  bool accumulate;
+  const void* base;   // as out, and perhaps out itself; may be null
+  int64_t base_stride;
   bool stream;            // past the caches: for more than they hold; needs whole lines
   int64_t rows, columns;  // what of strip and panels exists
 };

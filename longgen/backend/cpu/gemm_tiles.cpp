@@ -37,7 +37,7 @@ int64_t cut(int64_t total, int64_t parts, int64_t part) { return total * part / 
 // Whether whole lines of C are written once, and more of them than stay in caches.
 bool streams(const GemmArgs& args) {
   const auto address = reinterpret_cast<uintptr_t>(args.c);
-  return args.c_dtype == DType::kF32 && !args.accumulate && args.n % kTilePanel == 0 &&
+  return args.c_dtype == DType::kF32 && args.base == nullptr && args.n % kTilePanel == 0 &&
          address % 64 == 0 && args.c_stride % 16 == 0 && args.m * args.n * 4 > kStreamBytes;
 }
 
@@ -196,12 +196,14 @@ void TileGemm::multiply_strip(const Plan& plan, int64_t strip, int64_t panel_beg
   const int64_t row = plan.row0 + strip * kTileStrip,
                 column = plan.column0 + panel_begin * kTilePanel;
   const int64_t size = args.c_dtype == DType::kBF16 ? 2 : 4;
+  const auto* base = static_cast<const std::byte*>(args.base);
   const TileFinish finish = {
       .out = static_cast<std::byte*>(args.c) + (row * args.c_stride + column) * size,
       .out_stride = args.c_stride,
       .out_bf16 = args.c_dtype == DType::kBF16,
       .bias = plan.bias ? plan.bias + column : nullptr,
-      .accumulate = args.accumulate,
+      .base = base ? base + (row * args.base_stride + column) * size : nullptr,
+      .base_stride = args.base_stride,
       .stream = plan.stream,
       .rows = plan.strip_rows(strip),
       .columns = std::min(panel_end * kTilePanel, plan.columns) - panel_begin * kTilePanel};

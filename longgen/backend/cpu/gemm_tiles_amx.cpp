@@ -82,8 +82,9 @@ LONGGEN_SIMD void finish_rows(const TileFinish& f, const float* c, int64_t colum
     }
     if constexpr (kBf16) {
       uint16_t* to = static_cast<uint16_t*>(f.out) + r * f.out_stride + column;
-      if (f.accumulate) {
-        const __m512i old = _mm512_maskz_loadu_epi16(mask, to);
+      if (f.base) {
+        const uint16_t* base = static_cast<const uint16_t*>(f.base) + r * f.base_stride + column;
+        const __m512i old = _mm512_maskz_loadu_epi16(mask, base);
         const auto widen = [](__m256i h) {
           return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
         };
@@ -93,9 +94,10 @@ LONGGEN_SIMD void finish_rows(const TileFinish& f, const float* c, int64_t colum
       _mm512_mask_storeu_epi16(to, mask, (__m512i)_mm512_cvtne2ps_pbh(y, x));
     } else {
       float* to = static_cast<float*>(f.out) + r * f.out_stride + column;
-      if (f.accumulate) {
-        x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(low, to));
-        y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(high, to + 16));
+      if (f.base) {
+        const float* base = static_cast<const float*>(f.base) + r * f.base_stride + column;
+        x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(low, base));
+        y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(high, base + 16));
       }
       if (f.stream) {
         _mm512_stream_ps(to, x);
@@ -108,16 +110,19 @@ LONGGEN_SIMD void finish_rows(const TileFinish& f, const float* c, int64_t colum
   }
 }
 
-// Fetches rows [begin, end) of what `column` and on becomes, to be written: their lines are pages
-// apart, so that the processor does not see them coming.
+// Fetches rows [begin, end) of what `column` and on becomes, to be written, and of what is added to
+// it: their lines are pages apart, so that the processor does not see them coming.
 template <bool kBf16>
 LONGGEN_SIMD void fetch_rows(const TileFinish& f, int64_t column, int64_t begin, int64_t end) {
   constexpr int64_t kSize = kBf16 ? 2 : 4;
   if (end > f.rows) end = f.rows;
+  const bool apart = f.base && f.base != f.out;
   for (int64_t r = begin; r < end; ++r) {
     const char* to = static_cast<const char*>(f.out) + (r * f.out_stride + column) * kSize;
+    const char* base = static_cast<const char*>(f.base) + (r * f.base_stride + column) * kSize;
     for (int64_t i = 0; i < kTilePanel * kSize; i += 64) {
       __asm__ volatile("prefetchw %0" : : "m"(to[i]));
+      if (apart) __builtin_prefetch(base + i, 0, 3);
     }
   }
 }

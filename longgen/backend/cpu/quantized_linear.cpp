@@ -202,7 +202,8 @@ void QuantizedLinear::finish(const Product& p, int64_t row, int64_t rows, int64_
     const auto store = row_kernels<T>(context_.isa).finish_product;
     const Rows y(p.y);
     for (int64_t i = 0; i < rows; ++i) {
-      store(y.at<T>(row + i) + column, c + i * ldc, bias, p.accumulate, columns);
+      T* to = y.at<T>(row + i) + column;
+      store(to, c + i * ldc, bias, p.accumulate ? to : nullptr, columns);
     }
   });
 }
@@ -228,7 +229,8 @@ void QuantizedLinear::embedding_forward(const Tensor& out, const WeightView& tab
       for (int64_t t = begin; t < end; ++t) {
         quantized::dequantize_row(table, id[t], exact.data());
         std::copy(exact.begin(), exact.end(), values.begin());
-        kernels.finish_product(to.at<T>(t), values.data(), nullptr, accumulate, d);
+        T* row = to.at<T>(t);
+        kernels.finish_product(row, values.data(), nullptr, accumulate ? row : nullptr, d);
       }
     });
   });

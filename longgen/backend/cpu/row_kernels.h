@@ -16,8 +16,8 @@ struct RowKernels {
   void (*accumulate)(float* acc, const T* a, int64_t n);
   void (*to_float)(float* out, const T* a, int64_t n);
   void (*from_float)(T* out, const float* a, int64_t n);
-  // out = c (+ bias) (+ out): what follows a product.
-  void (*finish_product)(T* out, const float* c, const float* bias, bool accumulate, int64_t n);
+  // out = c (+ bias) (+ base, which may be out): what follows a product. bias and base may be null.
+  void (*finish_product)(T* out, const float* c, const float* bias, const T* base, int64_t n);
   double (*sum_of_squares)(const T* a, int64_t n);
 
   void (*norm_forward)(const NormRow& row, T* out, const T* x, const T* weight, const T* bias);
@@ -31,8 +31,9 @@ struct RowKernels {
 
   // up may be null.
   void (*activation_forward)(RowActivation act, T* out, const T* gate, const T* up, int64_t n);
-  void (*activation_backward)(RowActivation act, T* dgate, T* dup, const T* dout, const T* gate,
-                              const T* up, int64_t n);
+  // And out, that of activation_forward, unless it is null.
+  void (*activation_backward)(RowActivation act, T* out, T* dgate, T* dup, const T* dout,
+                              const T* gate, const T* up, int64_t n);
 
   // Returns the loss of `label`; dlogits may be null.
   float (*cross_entropy)(T* dlogits, const float* logits, int64_t n, int64_t label, float scale);

@@ -71,11 +71,11 @@ void from_float(T* out, const float* a, int64_t n) {
 }
 
 template <typename T>
-void finish_product(T* out, const float* c, const float* bias, bool accumulate, int64_t n) {
+void finish_product(T* out, const float* c, const float* bias, const T* base, int64_t n) {
   for_lanes(n, [=](int64_t i, int64_t m) {
     Vf v = get(c + i, m);
     if (bias) v += get(bias + i, m);
-    if (accumulate) v += get(out + i, m);
+    if (base) v += get(base + i, m);
     put(out + i, v, m);
   });
 }
@@ -191,13 +191,14 @@ void activation_forward_as(T* out, const T* gate, const T* up, int64_t n) {
 }
 
 template <RowActivation kAct, typename T>
-void activation_backward_as(T* dgate, T* dup, const T* dout, const T* gate, const T* up,
+void activation_backward_as(T* out, T* dgate, T* dup, const T* dout, const T* gate, const T* up,
                             int64_t n) {
   for_lanes(n, [=](int64_t i, int64_t m) {
     const ValueAndSlope a = activate(kAct, get(gate + i, m));
     const Vf g = get(dout + i, m);
-    const Vf to_gate = up ? g * get(up + i, m) * a.slope : g * a.slope;
-    put(dgate + i, to_gate, m);
+    const Vf second = up ? get(up + i, m) : Vf{};
+    if (out) put(out + i, up ? a.value * second : a.value, m);
+    put(dgate + i, up ? g * second * a.slope : g * a.slope, m);
     if (up) put(dup + i, g * a.value, m);
   });
 }
@@ -217,17 +218,17 @@ void activation_forward(RowActivation act, T* out, const T* gate, const T* up, i
 }
 
 template <typename T>
-void activation_backward(RowActivation act, T* dgate, T* dup, const T* dout, const T* gate,
+void activation_backward(RowActivation act, T* out, T* dgate, T* dup, const T* dout, const T* gate,
                          const T* up, int64_t n) {
   switch (act) {
     case RowActivation::kSilu:
-      return activation_backward_as<RowActivation::kSilu>(dgate, dup, dout, gate, up, n);
+      return activation_backward_as<RowActivation::kSilu>(out, dgate, dup, dout, gate, up, n);
     case RowActivation::kGelu:
-      return activation_backward_as<RowActivation::kGelu>(dgate, dup, dout, gate, up, n);
+      return activation_backward_as<RowActivation::kGelu>(out, dgate, dup, dout, gate, up, n);
     case RowActivation::kGeluTanh:
-      return activation_backward_as<RowActivation::kGeluTanh>(dgate, dup, dout, gate, up, n);
+      return activation_backward_as<RowActivation::kGeluTanh>(out, dgate, dup, dout, gate, up, n);
     case RowActivation::kRelu:
-      return activation_backward_as<RowActivation::kRelu>(dgate, dup, dout, gate, up, n);
+      return activation_backward_as<RowActivation::kRelu>(out, dgate, dup, dout, gate, up, n);
   }
 }
 

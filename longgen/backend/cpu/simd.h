@@ -199,45 +199,64 @@ LONGGEN_SIMD float reduce_max(Vf v) {
   return x[0];
 }
 
-// e^x to about 1 ulp. 0 below -87.33 (the smallest normal number), so exp(-inf) is exactly 0;
-// infinite above 88.72; NaN stays NaN. x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial is
-// Cephes' expf (Moshier). Only the upper end is clamped: what comes out below the lower one is
-// replaced.
-LONGGEN_SIMD Vf exp(Vf x) {
-  constexpr float kLowest = -87.33654f;
+// e^x = p 2^n, |x| <= 88.8: x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial is Cephes' expf
+// (Moshier).
+struct ExpParts {
+  Vf p, n;
+};
+LONGGEN_SIMD ExpParts exp_parts(Vf x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const Vf clamped = min(broadcast(88.8f), x);
-  const Vf t = clamped * 1.44269504088896341f + kMagic;
-  const Vf n = t - kMagic;
-  const Vf r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  const Vf n = (x * 1.44269504088896341f + kMagic) - kMagic;
+  const Vf r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
   Vf p = broadcast(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+  return {p * (r * r) + r + 1.0f, n};
+}
+#if !defined(__AVX512F__)
+// In two steps, so that 2^128 does not overflow on the way.
+LONGGEN_SIMD Vf scale(const ExpParts& e) {
+  constexpr float kMagic = 12582912.0f;
+  const Vi exponent = (Vi)(e.n + kMagic) - (Vi)broadcast(kMagic);
+  const Vi first = exponent >> 1;
+  return (e.p * (Vf)((first + 127) << 23)) * (Vf)((exponent - first + 127) << 23);
+}
+#endif
+
+// e^x to about 1 ulp. 0 below -87.33 (the smallest normal number), so exp(-inf) is exactly 0;
+// infinite above 88.72; NaN stays NaN. Only the upper end is clamped: what comes out below the
+// lower one is replaced.
+LONGGEN_SIMD Vf exp(Vf x) {
+  constexpr float kLowest = -87.33654f;
+  const ExpParts e = exp_parts(min(broadcast(88.8f), x));
 #if defined(__AVX512F__)
   // Not less than: NaN passes.
   const __mmask16 keep = _mm512_cmp_ps_mask((__m512)x, (__m512)broadcast(kLowest), _CMP_NLT_UQ);
-  return (Vf)_mm512_maskz_scalef_ps(keep, (__m512)p, (__m512)n);
+  return (Vf)_mm512_maskz_scalef_ps(keep, (__m512)e.p, (__m512)e.n);
 #else
-  // In two steps, so that 2^128 does not overflow on the way.
-  const Vi exponent = (Vi)t - (Vi)broadcast(kMagic);
-  const Vi first = exponent >> 1;
-  const Vf y = (p * (Vf)((first + 127) << 23)) * (Vf)((exponent - first + 127) << 23);
-  return x < kLowest ? Vf{} : y;
+  return x < kLowest ? Vf{} : scale(e);
 #endif
 }
 
-// s = sigmoid(x) and 1 - s, each to a few units in the last place.
+// s = sigmoid(x) and 1 - s, each to a few units in the last place down to e^-87, which is what
+// comes out beyond.
 struct Sigmoid {
   Vf s, complement;
 };
 LONGGEN_SIMD Sigmoid sigmoid(Vf x) {
-  const Vf e = exp(x < 0.0f ? x : -x);
-  const Vf larger = 1.0f / (1.0f + e), smaller = e * larger;
-  return {x < 0.0f ? smaller : larger, x < 0.0f ? larger : smaller};
+#if defined(__AVX512F__)
+  // The smaller magnitude, with the sign of x.
+  const Vf u = (Vf)_mm512_range_ps((__m512)x, (__m512)broadcast(87.0f), 0x2);
+  const ExpParts parts = exp_parts(-u);
+  const Vf e = (Vf)_mm512_scalef_ps((__m512)parts.p, (__m512)parts.n);
+#else
+  const Vf e = scale(exp_parts(min(broadcast(87.0f), max(broadcast(-87.0f), -x))));
+#endif
+  const Vf s = 1.0f / (1.0f + e);
+  return {s, e * s};
 }
 
 // erf to about 1e-7 absolute: x + x q(x^2) up to 0.9, 1 - e^p(|x|) up to 4.1 and 1 beyond; q and p
