@@ -146,8 +146,8 @@ class BenchPrefillCommand : public BenchServingCommand {
   std::string name() const override { return "prefill"; }
   std::string description() const override { return "Read prompts of given lengths"; }
   std::string example() const override {
-    return "longgen bench prefill --shape smollm2-135m --lengths 2K,8K "
-           "--hybrid \"full=middle:10 sparse=sink-window\"";
+    return "longgen bench prefill --shape smollm2-135m --lengths 2K,8K \\\n"
+           "      --hybrid \"full=middle:10 sparse=sink-window\"";
   }
 
  protected:
@@ -223,8 +223,8 @@ class BenchTrainCommand : public Command {
     return "Training steps: forward, backward and AdamW on one sequence";
   }
   std::string example() const override {
-    return "longgen bench train --shape smollm2-135m --tokens 2K "
-           "--hybrid \"full=middle:10 sparse=sink-window\"";
+    return "longgen bench train --shape smollm2-135m --tokens 2K \\\n"
+           "      --hybrid \"full=middle:10 sparse=sink-window\"";
   }
 
   void add_options(CLI::App& app, const CommonOptions& common) override {

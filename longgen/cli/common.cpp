@@ -24,8 +24,8 @@ void add_common_options(CLI::App& app, CommonOptions& options) {
       ->capture_default_str()
       ->group("Common");
   app.add_option("--dtype", options.dtype,
-                 "Number type: f32 or bf16; quantized: weights as a GGUF stores them, which "
-                 "generate, chat and score do unasked on a cpu. A GPU takes bf16 unasked")
+                 "f32 or bf16 (what suits command and device); quantized: weights as a GGUF stores "
+                 "them, which generate, chat and score take unasked on a CPU")
       ->group("Common");
   app.add_option("--threads", options.threads, "Threads; 0 takes all")
       ->capture_default_str()

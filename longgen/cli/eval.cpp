@@ -38,9 +38,8 @@ class EvalCommand : public Command {
     return "Measure retrieval and perplexity over long contexts";
   }
   std::string example() const override {
-    return "longgen eval MODEL --tasks passkey,needle,perplexity --lengths 1K,4K,16K --samples 20 "
-           "\\\n"
-           "      --haystack books/ --text books/ -o results/";
+    return "longgen eval MODEL --tasks passkey,needle,perplexity --lengths 1K,4K,16K \\\n"
+           "      --samples 20 --haystack books/ --text books/ -o results/";
   }
 
   void add_options(CLI::App& app, const CommonOptions& common) override {

@@ -25,14 +25,19 @@ class ExtendCommand : public Command {
            "defaults of length extension";
   }
   std::string example() const override {
-    return "longgen extend model/ --data books/ -o longer --length 16K "
-           "--hybrid \"full=middle:1/3 sparse=sink-window\" --tokens 512K";
+    return "longgen extend model/ --data books/ -o longer --length 16K --tokens 512K \\\n"
+           "      --hybrid \"full=middle:1/3 sparse=sink-window\"";
   }
 
   void add_options(CLI::App& app, const CommonOptions& common) override {
     app_ = &app;
     common_ = &common;
-    flags_.add_to(app);
+    flags_.add_to(app,
+                  {{"model.rope_theta", "extended"},
+                   {"train.length", "must be given"},
+                   {"train.lr", "by the model's size"},
+                   {"train.batch_tokens", std::to_string(train::kAutomaticBatch)}},
+                  /*from_scratch=*/false);
     add_plan_option(app, plan_only_);
     flags_.add_alias(app, "MODEL", "model.path", "HF directory or GGUF file");
     flags_.add_alias(app, "--data", "data.paths", "Files or folders of .txt, .md, .jsonl");

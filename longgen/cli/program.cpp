@@ -14,6 +14,7 @@
 #include "longgen/base/log.h"
 #include "longgen/cli/command.h"
 #include "longgen/cli/common.h"
+#include "longgen/cli/help.h"
 #include "longgen/cli/version.h"
 
 namespace longgen::cli {
@@ -115,6 +116,7 @@ int run_program(std::span<const std::string> arguments) {
       "Extends a short-context language model to a long-context one that is cheap to train "
       "and to serve.",
       "longgen");
+  app.formatter(std::make_shared<HelpFormatter>(help_width()));
   app.set_version_flag("--version", version_text,
                        "Print the version, build, devices and libraries");
   bool check_only = false;

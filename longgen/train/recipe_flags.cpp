@@ -1,6 +1,7 @@
 #include "longgen/train/recipe_flags.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "longgen/base/error.h"
 
@@ -12,6 +13,9 @@ std::string group_of(const std::string& name) {
   if (name.starts_with("data.")) return "Data";
   return name.starts_with("train.") ? "Training" : "Options";
 }
+
+// What the help of keys begins with that only training from scratch reads.
+constexpr std::string_view kFromScratch = "From scratch: ";
 
 std::string type_of(const RecipeKey& key) {
   constexpr const char* kTypes[] = {"TEXT", "LENGTH", "INT",    "NUMBER",
@@ -33,17 +37,20 @@ CLI::Option* RecipeFlags::add(CLI::App& app, const std::string& flags, const Rec
   return option;
 }
 
-void RecipeFlags::add_to(CLI::App& app) {
+void RecipeFlags::add_to(CLI::App& app, const std::map<std::string, std::string>& defaults,
+                         bool from_scratch) {
   app.add_option("--config", config_, "Recipe, a TOML file; flags go over it")
       ->check(CLI::ExistingFile)
       ->type_name("FILE");
-  Recipe defaults;
-  for (const RecipeKey& key : recipe_keys(defaults)) {
+  Recipe recipe;
+  for (const RecipeKey& key : recipe_keys(recipe)) {
     const std::string flags = key.name == "output" ? "-o,--output" : "--" + key.name;
-    const std::string value = key.value();
+    const auto other = defaults.find(key.name);
+    const std::string value = other == defaults.end() ? key.value() : other->second;
     const bool empty = value == "\"\"" || value == "[]";
+    const bool shown = from_scratch || !key.help.starts_with(kFromScratch);
     add(app, flags, key, empty ? key.help : fmt::format("{} [{}]", key.help, value))
-        ->group(group_of(key.name));
+        ->group(shown ? group_of(key.name) : "");
   }
 }
 

@@ -13,8 +13,11 @@ namespace longgen::train {
 
 class RecipeFlags {
  public:
-  // Adds --config and one flag a key; `output` is also -o. The object outlives the parsing.
-  void add_to(CLI::App& app);
+  // Adds --config and one flag a key; `output` is also -o. The object outlives the parsing. --help
+  // shows the recipe's defaults, but `defaults`, by key, where the command has others; keys for
+  // training from scratch are shown if `from_scratch`.
+  void add_to(CLI::App& app, const std::map<std::string, std::string>& defaults = {},
+              bool from_scratch = true);
 
   // Another flag for a key, for example --length for train.length. `flags` may also be a positional
   // name. Call it after add_to().

@@ -172,8 +172,8 @@ std::vector<RecipeKey> train_keys(TrainRecipe& t) {
        "inputs, too); needs a GPU and both recomputations",
        &t.offload, false},
       {"train.memory",
-       "Bytes (4G) that training may take to keep more than the recomputations above do and so run "
-       "less again; 0: on a CPU half of those available, on a GPU none; -1: none",
+       "Bytes (4G) for activations that are kept although the recomputations above would run them "
+       "again; 0: half of those free on a CPU, none on a GPU; -1: none",
        &t.memory, false},
       {"train.mlp_chunk", "Tokens a chunk of the MLP; 0: what suits the device", &t.mlp_chunk},
       {"train.loss_chunk", "Tokens a chunk of head and loss; 0: what suits the device",

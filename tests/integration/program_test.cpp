@@ -131,6 +131,25 @@ TEST_F(Program, EveryCommandHasHelpWithAnExampleThatParses) {
   }
 }
 
+// Into a pipe; a terminal's own width is taken where there is one.
+TEST_F(Program, HelpFitsIntoEightyColumns) {
+  for (const auto& command : all_commands({})) {
+    auto arguments = command;
+    arguments.emplace_back("--help");
+    std::istringstream help(longgen(arguments).out);
+    for (std::string line; std::getline(help, line);) EXPECT_LE(line.size(), 80u) << line;
+  }
+}
+
+TEST_F(Program, HelpOfExtendShowsItsOwnDefaults) {
+  const auto extend = longgen({"extend", "--help"}).out, train = longgen({"train", "--help"}).out;
+  EXPECT_THAT(train, HasSubstr("Tokens of a sequence [1024]"));
+  EXPECT_THAT(extend, HasSubstr("Tokens of a sequence [must be given]"));
+  EXPECT_THAT(extend, HasSubstr("Learning rate after warm-up [by the model's size]"));
+  EXPECT_THAT(train, HasSubstr("--model.num_layers"));
+  EXPECT_THAT(extend, ::testing::Not(HasSubstr("--model.num_layers")));
+}
+
 TEST_F(Program, CheckRefusesWhatDoesNotParse) {
   EXPECT_EQ(longgen({"--check", "tokenize", "/nonexistent"}).code, 0);
   EXPECT_EQ(longgen({"--check", "tokenize", "/nonexistent", "--bogus"}).code, 2);
