@@ -40,6 +40,7 @@ template <typename Value>
 std::vector<Value> chosen(const std::vector<std::string>& names,
                           const std::map<std::string, Value>& known) {
   std::vector<Value> values;
+  values.reserve(names.size());
   for (const std::string& name : names) values.push_back(known.at(name));
   return values;
 }
@@ -51,8 +52,8 @@ class BenchAttentionCommand : public Command {
     return "Attention of one layer: any pattern, shape and direction";
   }
   std::string example() const override {
-    return "longgen bench attention --heads 9:3 --head-dim 64 --lengths 8K,32K "
-           "--pattern full sink-window --direction forward backward";
+    return "longgen bench attention --heads 9:3 --head-dim 64 --lengths 8K,32K \\\n"
+           "      --pattern full sink-window --direction forward backward";
   }
 
   void add_options(CLI::App& app, const CommonOptions& common) override {

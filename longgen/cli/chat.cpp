@@ -52,9 +52,10 @@ class ChatCommand : public Command {
   std::string name() const override { return "chat"; }
   std::string description() const override { return "Talk with a chat model"; }
   std::string example() const override {
-    return "longgen chat SmolLM2-135M-Instruct.Q4_1.gguf --system \"Answer in one sentence.\"\n"
-           "  echo \"What is the capital of France?\" | longgen chat "
-           "SmolLM2-135M-Instruct.Q4_1.gguf";
+    return "longgen chat SmolLM2-135M-Instruct.Q4_1.gguf \\\n"
+           "      --system \"Answer in one sentence.\"\n"
+           "  echo \"What is the capital of France?\" | \\\n"
+           "      longgen chat SmolLM2-135M-Instruct.Q4_1.gguf";
   }
 
   void add_options(CLI::App& app, const CommonOptions& common) override {

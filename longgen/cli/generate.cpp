@@ -19,7 +19,8 @@ class GenerateCommand : public Command {
   std::string name() const override { return "generate"; }
   std::string description() const override { return "Complete prompts"; }
   std::string example() const override {
-    return "longgen generate SmolLM2-135M-Instruct.Q4_1.gguf -p \"The capital of France is\" -n 32";
+    return "longgen generate SmolLM2-135M-Instruct.Q4_1.gguf \\\n"
+           "      -p \"The capital of France is\" -n 32";
   }
 
   void add_options(CLI::App& app, const CommonOptions& common) override {

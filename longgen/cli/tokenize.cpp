@@ -47,7 +47,8 @@ class TokenizeCommand : public Command {
     return "Token ids of a text, one line per input line, and back";
   }
   std::string example() const override {
-    return "echo 'The capital of France is' | longgen tokenize SmolLM2-135M-Instruct.Q4_1.gguf";
+    return "echo 'The capital of France is' | \\\n"
+           "      longgen tokenize SmolLM2-135M-Instruct.Q4_1.gguf";
   }
 
   void add_options(CLI::App& app, const CommonOptions& common) override {
