@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "longgen/backend/cpu/attention.h"
+#include "longgen/backend/cpu/attention_backward_parts.h"
 #include "longgen/backend/cpu/cpu_features.h"
 #include "tests/backend/attention_case.h"
 
@@ -154,6 +155,41 @@ TEST_P(AttentionBackwardIsa, RepeatsBitForBit) {
 
 INSTANTIATE_TEST_SUITE_P(Isa, AttentionBackwardIsa, ::testing::ValuesIn(available_cpu_isas()),
                          [](const auto& info) { return std::string(cpu_isa_name(info.param)); });
+
+TEST(AttentionBackward, PartsCoverEveryTokenOnceWithEvenWork) {
+  const std::vector<DocumentRange> documents = {{0, 1000}, {1000, 70}, {1100, 2500}};
+  const AttentionPattern full = pattern(64);
+  int64_t all = 0;
+  for (const DocumentRange& d : documents) all += full.pairs(d.row_count, 0);
+  for (const int64_t count : {1, 2, 3, 7}) {
+    const auto parts = cut_into_parts(documents, full, 0, count, 320);
+    ASSERT_EQ(std::ssize(parts), count);
+    int64_t document = 0, token = 0;
+    for (const BackwardPart& part : parts) {
+      int64_t work = 0;
+      for (const QueryTile& tile : part.tiles) {
+        if (tile.sequence != document) {
+          EXPECT_EQ(token, documents[static_cast<size_t>(document)].row_count);
+          document = tile.sequence;
+          token = 0;
+        }
+        EXPECT_EQ(tile.begin, token);
+        EXPECT_LE(tile.end - tile.begin, 320);
+        token = tile.end;
+        work += full.pairs(tile.begin, tile.end, 0);
+        const int64_t row = documents[static_cast<size_t>(document)].row_begin;
+        EXPECT_GE(row, part.row_begin);
+        EXPECT_LE(row + tile.end, part.row_end);
+      }
+      // Either end may be off by half of the longest strip of 64 tokens.
+      EXPECT_NEAR(static_cast<double>(work), static_cast<double>(all) / static_cast<double>(count),
+                  64.0 * 2500)
+          << count;
+    }
+    EXPECT_EQ(document, 2);
+    EXPECT_EQ(token, 2500);
+  }
+}
 
 TEST(AttentionBackward, RefusesWhatItCannotDo) {
   CpuRun run(CpuIsa::kPortable, 1);

@@ -94,7 +94,6 @@ class Backward {
   float scale_;                           // of scores, in base 2
   float* slots_;                          // behind the threads' scratch
   std::vector<DocumentRange> documents_;  // ascending
-  std::vector<QueryTile> tiles_;
 };
 
 void Backward::run() {
@@ -102,16 +101,12 @@ void Backward::run() {
   const int64_t threads = pool_.size(), kv_heads = a_.k.dim(1);
   const int64_t heads_at_once = std::gcd(threads, kv_heads), parts = threads / heads_at_once;
   const int64_t tokens = backward_tile_tokens(layout_, *a_.pattern, a_.q.dim(0), parts);
-  for (size_t i = 0; i < documents_.size(); ++i) {
-    append_query_tiles(tiles_, static_cast<int64_t>(i), 0, documents_[i].row_count, tokens,
-                       a_.pattern->block_size);
-  }
-  if (tiles_.empty()) return;
+  if (documents_.empty()) return;
   for (int64_t first = 0; first < kv_heads; first += heads_at_once) {
     std::vector<std::vector<BackwardPart>> work;
     for (int64_t h = 0; h < heads_at_once; ++h) {
       work.push_back(
-          cut_into_parts(tiles_, documents_, *a_.pattern, a_.kv_head_begin + first + h, parts));
+          cut_into_parts(documents_, *a_.pattern, a_.kv_head_begin + first + h, parts, tokens));
     }
     pool_.for_each(threads, [&](int64_t index, int thread) {
       BackwardScratch t(layout_, a_.workspace.data(), thread);
@@ -152,7 +147,7 @@ void Backward::run_part(const BackwardPart& part, int64_t kv_head, float* slot,
     std::fill(x + part.row_begin * dim, x + part.row_end * dim, 0.0f);
   }
   const ProductScope scope(kernels_);
-  for (size_t i = part.tile_begin; i < part.tile_end; ++i) run_tile(tiles_[i], kv_head, slot, t);
+  for (const QueryTile& tile : part.tiles) run_tile(tile, kv_head, slot, t);
 }
 
 void Backward::run_tile(const QueryTile& tile, int64_t kv_head, float* slot, BackwardScratch& t) {

@@ -8,8 +8,8 @@ namespace {
 // Queries, their gradients and operands of a tile should stay in the cache of a core, and a tile
 // long enough that fetching accumulators of dk and dv costs little.
 int64_t target_rows(int64_t head_dim) { return std::clamp<int64_t>(65536 / head_dim, 64, 1024); }
-// Parts come out even when they are cut from many tiles.
-constexpr int64_t kTilesPerPart = 16;
+// Documents are cut into parts at multiples of this, so that parts come out even.
+constexpr int64_t kStripTokens = 64;
 
 }  // namespace
 
@@ -19,7 +19,7 @@ AttentionLayout backward_layout(CpuIsa isa, DType dtype, int64_t head_dim, int64
 
 int64_t backward_tile_tokens(const AttentionLayout& layout, const AttentionPattern& pattern,
                              int64_t rows, int64_t parts) {
-  return tile_tokens_for(pattern, rows, parts == 1 ? 1 : parts * kTilesPerPart, layout.tile_tokens);
+  return tile_tokens_for(pattern, rows, parts, layout.tile_tokens);
 }
 
 std::vector<DocumentRange> sorted_documents(std::span<const DocumentRange> documents) {
@@ -36,29 +36,37 @@ std::vector<DocumentRange> sorted_documents(std::span<const DocumentRange> docum
   return out;
 }
 
-std::vector<BackwardPart> cut_into_parts(const std::vector<QueryTile>& tiles,
-                                         const std::vector<DocumentRange>& documents,
+std::vector<BackwardPart> cut_into_parts(const std::vector<DocumentRange>& documents,
                                          const AttentionPattern& pattern, int64_t kv_head,
-                                         int64_t count) {
-  std::vector<double> before(tiles.size() + 1, 0);
-  for (size_t i = 0; i < tiles.size(); ++i) {
-    const auto pairs = pattern.pairs(tiles[i].begin, tiles[i].end, kv_head);
-    before[i + 1] = before[i] + static_cast<double>(pairs);
-  }
-  const auto first_row = [&](const QueryTile& tile) {
-    return documents[static_cast<size_t>(tile.sequence)].row_begin;
+                                         int64_t count, int64_t tile_tokens) {
+  struct Strip {
+    size_t document;
+    int64_t begin, end;
   };
+  std::vector<Strip> strips;
+  std::vector<double> before{0};
+  for (size_t d = 0; d < documents.size(); ++d) {
+    for (int64_t begin = 0; begin < documents[d].row_count; begin += kStripTokens) {
+      const int64_t end = std::min(begin + kStripTokens, documents[d].row_count);
+      strips.push_back({d, begin, end});
+      before.push_back(before.back() + static_cast<double>(pattern.pairs(begin, end, kv_head)));
+    }
+  }
   std::vector<BackwardPart> parts(static_cast<size_t>(count));
-  size_t tile = 0;
+  size_t at = 0;
   for (size_t p = 0; p < parts.size(); ++p) {
     BackwardPart& part = parts[p];
-    part.tile_begin = tile;
+    const size_t first = at;
     const double goal = before.back() * static_cast<double>(p + 1) / static_cast<double>(count);
-    while (tile < tiles.size() && (before[tile] + before[tile + 1]) / 2 < goal) ++tile;
-    part.tile_end = tile;
-    if (part.tile_begin == part.tile_end) continue;
-    part.row_begin = first_row(tiles[part.tile_begin]);
-    part.row_end = first_row(tiles[tile - 1]) + tiles[tile - 1].end;
+    while (at < strips.size() && (before[at] + before[at + 1]) / 2 < goal) ++at;
+    if (first == at) continue;
+    part.row_begin = documents[strips[first].document].row_begin;
+    part.row_end = documents[strips[at - 1].document].row_begin + strips[at - 1].end;
+    for (size_t i = first, next = first; i < at; i = next) {
+      while (next < at && strips[next].document == strips[i].document) ++next;
+      append_query_tiles(part.tiles, static_cast<int64_t>(strips[i].document), strips[i].begin,
+                         strips[next - 1].end, tile_tokens, pattern.block_size);
+    }
   }
   return parts;
 }

@@ -12,7 +12,7 @@ namespace longgen {
 
 AttentionLayout backward_layout(CpuIsa isa, DType dtype, int64_t head_dim, int64_t group);
 
-// Tokens of a query tile for sequences of `rows` tokens in all, whose tiles are cut into `parts`.
+// Tokens of a query tile for sequences of `rows` tokens in all that are cut into `parts`.
 int64_t backward_tile_tokens(const AttentionLayout& layout, const AttentionPattern& pattern,
                              int64_t rows, int64_t parts);
 
@@ -22,21 +22,21 @@ constexpr int64_t accumulator_rows(int64_t rows) { return rows + 16; }
 // Ascending, without empty ones. Throws Error where two overlap.
 std::vector<DocumentRange> sorted_documents(std::span<const DocumentRange> documents);
 
-// A contiguous run of query tiles, and the rows whose dk and dv they may touch.
+// The query tiles of a contiguous run of tokens, and the rows whose dk and dv they may touch.
 struct BackwardPart {
-  size_t tile_begin = 0, tile_end = 0;
+  std::vector<QueryTile> tiles;
   int64_t row_begin = 0, row_end = 0;
 };
 
-// Cuts the tiles into `count` parts where the work of those before reaches the next share.
-std::vector<BackwardPart> cut_into_parts(const std::vector<QueryTile>& tiles,
-                                         const std::vector<DocumentRange>& documents,
+// Cuts the documents into `count` parts where the work of the tokens before reaches the next share,
+// and each part into tiles of at most tile_tokens.
+std::vector<BackwardPart> cut_into_parts(const std::vector<DocumentRange>& documents,
                                          const AttentionPattern& pattern, int64_t kv_head,
-                                         int64_t count);
+                                         int64_t count, int64_t tile_tokens);
 
 // Rows whose probabilities are gathered before dk and dv of a key tile take them up: those sums
 // pass through memory once a group. Operands of f32 are not gathered: P and dS replace S and dP.
-constexpr int64_t kGroupRows = 128;
+constexpr int64_t kGroupRows = 256;
 inline int64_t group_rows(const AttentionLayout& layout) {
   return layout.kernels.bf16_units ? kGroupRows : kPanel;
 }

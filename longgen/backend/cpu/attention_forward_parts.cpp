@@ -4,13 +4,17 @@ namespace longgen {
 namespace {
 
 // Rows of a query tile: large enough to use a packed key tile often, small enough that queries and
-// outputs of a tile stay in the cache of a core.
-int64_t target_rows(int64_t head_dim) { return std::clamp<int64_t>(65536 / head_dim, 256, 1024); }
+// outputs of a tile stay in the cache of a core: 2 MB where there are tiles, less elsewhere.
+int64_t target_rows(const AttentionKernels& kernels, int64_t head_dim) {
+  const int64_t most = kernels.turn != nullptr ? 2048 : 1024;
+  return std::clamp<int64_t>(most * 64 / head_dim, 256, most);
+}
 
 }  // namespace
 
 AttentionLayout forward_layout(CpuIsa isa, DType dtype, int64_t head_dim, int64_t group) {
-  return {attention_kernels_for(isa, dtype), dtype, head_dim, group, target_rows(head_dim)};
+  const AttentionKernels& kernels = attention_kernels_for(isa, dtype);
+  return {kernels, dtype, head_dim, group, target_rows(kernels, head_dim)};
 }
 
 ForwardScratch::ForwardScratch(const AttentionLayout& l, Pieces& pieces)
