@@ -147,7 +147,7 @@ def train(args):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    seconds = timed(step, args.seconds, least=1)
+    seconds = timed(step, args.seconds, least=1, warm_up=0 if args.no_warm_up else 1)
     emit(tokens=args.tokens, checkpointing=args.checkpointing, seconds=seconds,
          tokens_per_second=args.tokens / seconds["median"], resident_bytes=resident())
 
@@ -175,6 +175,7 @@ def main():
     p = kinds.add_parser("train", parents=[common])
     p.add_argument("--tokens", type=int, default=2048)
     p.add_argument("--checkpointing", action="store_true")
+    p.add_argument("--no-warm-up", action="store_true", help="count the first step, too")
     p.set_defaults(run=train)
     args = parser.parse_args()
     emit(torch=torch.__version__, threads=torch.get_num_threads(),
