@@ -247,7 +247,8 @@ def parse_arguments():
     add("--model-q4", help="GGUF file of the Q4_1 rows (default: random weights)")
     add("--rounds", type=int, default=1,
         help="run every row's programs this often in turn and take everybody's best: on shared machines")
-    add("--no-warm-up", action="store_true", help="training rows count everybody's first step, too")
+    add("--short-warm-up", action="store_true",
+        help="time the first training step, of peers behind one of 2K tokens: where a step takes minutes")
     add("--work", type=pathlib.Path, default=ROOT / "build/compare", help="where made models go")
     add("--timeout", type=int, default=1800, help="seconds that one program may take")
     add("-o", "--output", type=pathlib.Path, help="write the rows there too, as JSON")

@@ -97,11 +97,11 @@ def gigabytes(rows):
 
 
 def train(run, tokens, goal, checkpointing=False):
-    step = ["train", "--tokens", str(tokens), *(["--no-warm-up"] if run.args.no_warm_up else [])]
+    step, short = ["train", "--tokens", str(tokens)], run.args.short_warm_up
     # The memory that the goal allows: within it, backward computes as little again as it can.
-    ours = run.longgen(*step, "--memory", "3584M" if tokens < 8 * K else "4G")
+    ours = run.longgen(*step, "--memory", "3584M" if tokens < 8 * K else "4G", *(["--no-warm-up"] if short else []))
     peer, extra = ("transformers, checkpointing", ["--checkpointing"]) if checkpointing else ("transformers", [])
-    rows = run.torch(*step, *extra)
+    rows = run.torch(*step, *extra, *(["--warm-up", str(min(tokens, 2 * K))] if short else []))
     note = f"resident: longgen {gigabytes(ours)}" + (f", {peer} {gigabytes(rows)}" if rows else "")
     return [result(f"train step {tokens // K}K", "tok/s", best(ours, "tokens_per_second"),
                    {peer: best(rows, "tokens_per_second")}, goal, note)]

@@ -140,14 +140,15 @@ def train(args):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     ids = torch.randint(0, VOCAB, (1, args.tokens))
 
-    def step():
+    def step(tokens=args.tokens):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model(input_ids=ids, labels=ids).loss
+            loss = model(input_ids=ids[:, :tokens], labels=ids[:, :tokens]).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    seconds = timed(step, args.seconds, least=1, warm_up=0 if args.no_warm_up else 1)
+    step(args.warm_up or args.tokens)
+    seconds = timed(step, args.seconds, least=1, warm_up=0)
     emit(tokens=args.tokens, checkpointing=args.checkpointing, seconds=seconds,
          tokens_per_second=args.tokens / seconds["median"], resident_bytes=resident())
 
@@ -175,7 +176,7 @@ def main():
     p = kinds.add_parser("train", parents=[common])
     p.add_argument("--tokens", type=int, default=2048)
     p.add_argument("--checkpointing", action="store_true")
-    p.add_argument("--no-warm-up", action="store_true", help="count the first step, too")
+    p.add_argument("--warm-up", type=int, metavar="TOKENS", help="length of the step before (default: the same)")
     p.set_defaults(run=train)
     args = parser.parse_args()
     emit(torch=torch.__version__, threads=torch.get_num_threads(),
