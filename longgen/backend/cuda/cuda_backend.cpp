@@ -276,7 +276,7 @@ void CudaBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightV
                    .c_type = element_of(y.dtype()),
                    .bias = bias.defined() ? bias.raw() : nullptr,
                    .accumulate = accumulate};
-  if (takes_few_rows(args)) return product_few_rows(args, stream_.get());
+  if (takes_few_rows(args)) return product_few_rows(args, device_.processors, stream_.get());
   // cuBLASLt adds a bias of its inputs' type to outputs of that type alone.
   const bool fused = bias.defined() && !accumulate && y.dtype() == x.dtype();
   if (!fused) args.bias = nullptr;

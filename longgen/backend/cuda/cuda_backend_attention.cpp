@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "longgen/backend/attention_checks.h"
+#include "longgen/backend/cuda/alignment.h"
 #include "longgen/backend/cuda/attention/hopper/backward.h"
 #include "longgen/backend/cuda/attention/hopper/decode_args.h"
 #include "longgen/backend/cuda/attention/hopper/forward_plan.h"
@@ -22,8 +23,7 @@ AttentionChecks checks() { return {"cuda", longgen::Device::kCuda}; }
 
 // Tensor-core kernels copy 16 bytes at a time.
 bool in_sixteens(const void* data, std::initializer_list<int64_t> strides) {
-  if (reinterpret_cast<uintptr_t>(data) % 16 != 0) return false;
-  return std::ranges::all_of(strides, [](int64_t s) { return s % 8 == 0; });
+  return in_pieces(data, 8, dtype_size(DType::kBF16), strides);
 }
 bool in_sixteens(const Tensor& x) { return in_sixteens(x.raw(), {x.stride(0), x.stride(1)}); }
 

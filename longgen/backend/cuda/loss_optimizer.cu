@@ -1,10 +1,27 @@
 // Loss and optimizer.
+#include "longgen/backend/cuda/alignment.h"
 #include "longgen/backend/cuda/device_math.cuh"
 
 namespace longgen::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+
+// Whether row t has a label that counts. One that has none gives no loss and no gradient; unless
+// its label is -1, it is reported. Called by the whole block.
+template <typename T>
+__device__ bool has_label(int32_t label, int64_t t, int64_t cols, float* losses, T* dlogits,
+                          ErrorFlag error) {
+  if (label >= 0 && label < cols) return true;
+  if (threadIdx.x == 0) {
+    if (label != -1) atomicCAS(error.bad_id, 0, static_cast<int>(t) + 1);
+    losses[t] = 0;
+  }
+  for (int64_t c = threadIdx.x; dlogits != nullptr && c < cols; c += blockDim.x) {
+    dlogits[c] = from_float<T>(0);
+  }
+  return false;
+}
 
 template <typename T>
 __global__ void cross_entropy_kernel(float* losses, Rows dlogits, Rows logits,
@@ -14,12 +31,7 @@ __global__ void cross_entropy_kernel(float* losses, Rows dlogits, Rows logits,
   for (int64_t t = blockIdx.x; t < logits.rows; t += gridDim.x) {
     const int32_t label = labels[t];
     T* d = dlogits.data != nullptr ? row<T>(dlogits, t) : nullptr;
-    if (label < 0 || label >= n) {
-      if (label != -1 && threadIdx.x == 0) atomicCAS(error.bad_id, 0, static_cast<int>(t) + 1);
-      if (threadIdx.x == 0) losses[t] = 0;
-      for (int64_t c = threadIdx.x; d != nullptr && c < n; c += kThreads) d[c] = from_float<T>(0);
-      continue;
-    }
+    if (!has_label(label, t, n, losses, d, error)) continue;
     const float* z = row<float>(logits, t);
     float top = -INFINITY;
     for (int64_t c = threadIdx.x; c < n; c += kThreads) top = fmaxf(top, z[c]);
@@ -58,12 +70,7 @@ __global__ void __launch_bounds__(kWideThreads)
   for (int64_t t = blockIdx.x; t < logits.rows; t += gridDim.x) {
     const int32_t label = labels[t];
     T* d = dlogits.data != nullptr ? row<T>(dlogits, t) : nullptr;
-    if (label < 0 || label >= logits.cols) {
-      if (label != -1 && thread == 0) atomicCAS(error.bad_id, 0, static_cast<int>(t) + 1);
-      if (thread == 0) losses[t] = 0;
-      for (int i = thread; d != nullptr && i < pieces; i += kStep) store4(d + 4 * i, {0, 0, 0, 0});
-      continue;
-    }
+    if (!has_label(label, t, logits.cols, losses, d, error)) continue;
     const auto* z = reinterpret_cast<const float4*>(row<float>(logits, t));
     float4 held[kHeld];
     float top = -INFINITY, sum = 0;
@@ -105,12 +112,6 @@ __global__ void __launch_bounds__(kWideThreads)
     }
     for (int i = thread + kHeld * kStep; i < pieces; i += kStep) put(i, z[i]);
   }
-}
-
-// Whether rows begin at multiples of four elements and are made of them.
-bool in_fours(const Rows& x, int element_bytes) {
-  return reinterpret_cast<uintptr_t>(x.data) % (4 * element_bytes) == 0 && x.cols % 4 == 0 &&
-         x.outer_stride % 4 == 0 && x.inner_stride % 4 == 0;
 }
 
 template <typename T>
@@ -241,7 +242,7 @@ void softmax_cross_entropy(float* losses, const Rows& dlogits, Element type, con
   by_activation_type(type, [&](auto zero) {
     using T = decltype(zero);
     const unsigned blocks = blocks_for(logits.rows, 1);
-    if (in_fours(logits, sizeof(float)) && in_fours(dlogits, sizeof(T)) &&
+    if (in_pieces(logits, 4, sizeof(float)) && in_pieces(dlogits, 4, sizeof(T)) &&
         logits.cols <= INT32_MAX) {
       wide_cross_entropy_kernel<T>
           <<<blocks, kWideThreads, 0, stream>>>(losses, dlogits, logits, labels, scale, error);

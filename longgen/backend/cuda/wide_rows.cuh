@@ -1,6 +1,7 @@
 // Rows of bf16 in 16-byte pieces: what the kernels of wide_rows*.cu share.
 #pragma once
 
+#include "longgen/backend/cuda/alignment.h"
 #include "longgen/backend/cuda/device_math.cuh"
 
 namespace longgen::cuda {
@@ -35,9 +36,6 @@ __device__ inline void store8(__nv_bfloat16* p, const Floats8& x) {
 
 // Whether every row begins at a multiple of 16 bytes and is a multiple of that long. Null data
 // stands for no operand.
-inline bool is_wide(const Rows& x) {
-  return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.cols % kVector == 0 &&
-         x.outer_stride % kVector == 0 && x.inner_stride % kVector == 0;
-}
+inline bool is_wide(const Rows& x) { return in_pieces(x, kVector, sizeof(__nv_bfloat16)); }
 
 }  // namespace longgen::cuda
