@@ -80,7 +80,9 @@ void BenchOptions::add_to(CLI::App& app) {
       ->check(CLI::Range(1, 1000000));
   app.add_option("--seconds", repeats.seconds, "Stop repeating after this long")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check([](const std::string& text) {
+        return text.starts_with('-') ? "give seconds, 0 or more, not " + text : std::string();
+      });
   app.add_flag("--no-peak", no_peak, "Do not measure the machine's peaks");
   app.add_flag("--breakdown", breakdown, "Show where the time goes, operation by operation");
 }

@@ -257,6 +257,7 @@ class BenchTrainCommand : public Command {
   }
 
   int run() override {
+    check();
     BenchReport report(*common_, options_);
     const model::ModelConfig config = model_.config();
     for (const int64_t tokens : tokens_) {
@@ -280,6 +281,22 @@ class BenchTrainCommand : public Command {
   }
 
  private:
+  // Nothing that was asked for is passed over.
+  void check() const {
+    const bool keeps_outputs = recompute_ == "mlp" || recompute_ == "none";
+    if (memory_ && recompute_ != "auto") {
+      fail_usage("--memory goes with --recompute auto, not with --recompute {}", recompute_);
+    }
+    if (keep_outputs_ != "none" && keeps_outputs) {
+      fail_usage("--keep-outputs {}: with --recompute {} all are kept", keep_outputs_, recompute_);
+    }
+    if (mlp_chunk_ < 1) fail_usage("--mlp-chunk {}: give at least one token", mlp_chunk_);
+    if (loss_chunk_ < 1) fail_usage("--loss-chunk {}: give at least one token", loss_chunk_);
+    for (const int64_t tokens : tokens_) {
+      if (tokens < 2) fail_usage("--tokens {}: a training step takes at least 2", tokens);
+    }
+  }
+
   // What was planned and what was in use, below the row; under --json they are among its members.
   bench::Measurement with_memory(bench::Measurement m) const {
     if (common_->json) return m;

@@ -183,7 +183,8 @@ class ChatCommand : public Command {
         message += line.substr(0, line.size() - 1) + "\n";
         continue;
       }
-      message = clean_text(message + line);
+      message += line;
+      message = clean_text(message);
       try {
         if (!take(engine, conversation, std::exchange(message, ""))) return 0;
       } catch (const Error& error) {

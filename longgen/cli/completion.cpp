@@ -59,8 +59,10 @@ Place read_place(const CLI::App& app, const std::string& path) {
     }
     // An argument that is one of a few words completes as a command would.
     for (const std::string& word : fixed_values(option->get_type_name())) {
-      place.commands.push_back(
-          {.path = path + " " + word, .description = {}, .flags = {}, .commands = {}});
+      place.commands.push_back({.path = fmt::format("{} {}", path, word),
+                                .description = {},
+                                .flags = {},
+                                .commands = {}});
     }
   }
   for (const CLI::App* command : app.get_subcommands({})) {

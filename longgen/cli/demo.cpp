@@ -58,6 +58,10 @@ class DemoCommand : public Command {
       fail_usage("demo prints for people; its figures as JSON are in {}/results/*/results.json",
                  output_);
     }
+    if (common_->device != "cpu") {
+      fail_usage("demo runs on the CPU, where its marks were set; leave out --device {}",
+                 common_->device);
+    }
     const double start = monotonic_seconds();
     prepare_folder();
     fmt::print(

@@ -162,7 +162,7 @@ std::string SyntheticText::several(int64_t bytes, int64_t most) {
     } else if (rng_.below(2) == 0) {
       ending += question_and_answer(kind, key);
     } else {
-      ending = question_and_answer(kind, key) + ending;
+      ending.insert(0, question_and_answer(kind, key));
     }
   }
   return assemble(bytes, std::move(inserts), ending);

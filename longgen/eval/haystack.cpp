@@ -40,7 +40,7 @@ size_t character_start(std::string_view text, size_t at) {
 
 Haystack Haystack::filler() { return {std::string(kFiller), "filler", true}; }
 
-Haystack Haystack::text(std::string text, std::string name) {
+Haystack Haystack::text(const std::string& text, std::string name) {
   std::string clean = unify_line_ends(text);
   require(clean.find_first_not_of(" \n\t") != std::string::npos,
           "{} holds no text to hide needles in; give .txt, .md or .jsonl files with text", name);
@@ -59,7 +59,7 @@ Haystack Haystack::files(const std::vector<std::filesystem::path>& paths) {
       });
     }
   }
-  return Haystack::text(std::move(text), std::move(name));
+  return Haystack::text(text, std::move(name));
 }
 
 int64_t Haystack::random_start(Rng& rng, int64_t bytes) const {

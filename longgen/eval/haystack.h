@@ -17,7 +17,7 @@ class Haystack {
   static Haystack filler();
   // Running text; a piece that reaches the end goes on at the beginning. Line ends become "\n".
   // Throws Error when there is nothing but white space; `name` says what in it.
-  static Haystack text(std::string text, std::string name);
+  static Haystack text(const std::string& text, std::string name);
   // Files and folders of .txt, .md and .jsonl, one after another: the first 64 MB, up to the end of
   // a file. Throws Error.
   static Haystack files(const std::vector<std::filesystem::path>& paths);

@@ -342,6 +342,9 @@ void ModelWriter::commit() {
       replace_target();
     }
   } catch (const fs::filesystem_error& error) {
+    if (error.code() == std::errc::directory_not_empty) {
+      fail("{} was filled by another program meanwhile; choose another output", target_.string());
+    }
     fail("cannot put the model in place at {}: {}", target_.string(), error.what());
   }
   committed_ = true;

@@ -72,7 +72,7 @@ OrderedJson with_reasoning(const OrderedJson& messages) {
     for (const char* name : {"reasoning_content", "thinking", "reasoning"}) {
       const auto found = message.find(name);
       if (found == message.end() || found->is_null()) continue;
-      const OrderedJson reasoning = *found;
+      const OrderedJson& reasoning = *found;
       if (!copy.contains("thinking")) copy["thinking"] = reasoning;
       copy["reasoning_content"] = reasoning;
       break;

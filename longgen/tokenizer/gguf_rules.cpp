@@ -106,6 +106,7 @@ NamedRules named_rules(const std::string& name, const std::string& file) {
   const auto known = known_rules();
   if (const auto found = known.find(name); found != known.end()) return found->second;
   std::vector<std::string> names;
+  names.reserve(known.size());
   for (const auto& [key, rules] : known) names.push_back(key);
   fail(
       "{}: tokenizer.ggml.pre is '{}', a pre-tokenizer that is not known here (known: {}); use the "

@@ -109,7 +109,7 @@ PreTokenizerStep split_step(std::string pattern, SplitBehavior behavior, bool in
 // "always", "first" or "never". Files older than the key have add_prefix_space alone.
 std::string prepend_scheme(const JsonObject& metaspace) {
   const bool adds = metaspace.boolean_or("add_prefix_space", true);
-  const std::string scheme = adds ? metaspace.string_or("prepend_scheme", "always") : "never";
+  std::string scheme = adds ? metaspace.string_or("prepend_scheme", "always") : "never";
   if (scheme != "always" && scheme != "first" && scheme != "never")
     metaspace.fail_at("prepend_scheme", "is '" + scheme + "', which is not supported");
   return scheme;

@@ -154,7 +154,7 @@ void add_end_of_generation(TokenizerInfo& info) {
 }
 
 std::unique_ptr<Tokenizer> load_gguf_tokenizer(const GgufFile& gguf) {
-  const std::string model = gguf.string("tokenizer.ggml.model");
+  const std::string& model = gguf.string("tokenizer.ggml.model");
   if (model == "gpt2") return load_bpe(gguf);
   if (model == "llama") return load_sentencepiece(gguf);
   fail(

@@ -224,8 +224,9 @@ void CheckpointStore::save(const RunState& state, const Optimizer& optimizer) co
   } catch (const Error& e) {
     fs::remove_all(aside, error);
     fail(
-        "the checkpoint of step {} was not written: {}; earlier ones in {} are whole, so make room "
-        "and run the same command again",
+        "the checkpoint of step {} was not written: {}; earlier ones in {}, if any, are whole: "
+        "make "
+        "room and run the same command again",
         state.step, e.what(), folder_.string());
   }
   prune(state.step);

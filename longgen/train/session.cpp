@@ -50,7 +50,7 @@ std::string tokenizer_fingerprint(const tokenizer::Tokenizer& tokenizer, const f
     hashes[entry.path().filename().string()] = data::hash_bytes(file.bytes()).hex();
   }
   data::Hasher hasher;
-  for (const auto& [name, hash] : hashes) hasher.update(name + " " + hash + "\n");
+  for (const auto& [name, hash] : hashes) hasher.update(fmt::format("{} {}\n", name, hash));
   return hasher.digest().hex();
 }
 

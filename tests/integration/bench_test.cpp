@@ -125,7 +125,13 @@ TEST_F(Bench, WhatCannotBeMeasuredIsRefused) {
       {{"attention", "--pattern", "bogus"}, "bogus"},
       {{"gemm", "--size", "1x2"}, "2048x1536x576"},
       {{"prefill", "--shape", "gpt-9"}, "smollm2-135m"},
-      {{"prefill", "--chunk", "0"}, "chunks of 0"}};
+      {{"prefill", "--chunk", "0"}, "chunks of 0"},
+      {{"prefill", "--seconds", "-1"}, "give seconds, 0 or more"},
+      {{"train", "--memory", "4G", "--recompute", "all"}, "goes with --recompute auto"},
+      {{"train", "--keep-outputs", "full", "--recompute", "mlp"}, "all are kept"},
+      {{"train", "--mlp-chunk", "0"}, "--mlp-chunk 0"},
+      {{"train", "--loss-chunk", "0"}, "--loss-chunk 0"},
+      {{"train", "--tokens", "1"}, "at least 2"}};
   for (const auto& [arguments, message] : usage) {
     const auto result = bench(arguments);
     EXPECT_EQ(result.code, 2) << message << result.err;

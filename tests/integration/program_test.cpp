@@ -141,6 +141,12 @@ TEST_F(Program, HelpFitsIntoEightyColumns) {
   }
 }
 
+TEST_F(Program, TheDemoDoesNotPassOverADevice) {
+  const auto result = longgen({"demo", "--device", "cuda", "-o", "nothing"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("demo runs on the CPU"));
+}
+
 TEST_F(Program, HelpOfExtendShowsItsOwnDefaults) {
   const auto extend = longgen({"extend", "--help"}).out, train = longgen({"train", "--help"}).out;
   EXPECT_THAT(train, HasSubstr("Tokens of a sequence [1024]"));

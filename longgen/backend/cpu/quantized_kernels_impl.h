@@ -65,7 +65,7 @@ void multiply(const uint8_t* panel, int64_t blocks, const int8_t* codes,
     c += kRows * ldc;
     rows -= kRows;
   };
-  while (rows >= 8) take(Count<8>{});
+  while (rows >= 8) take(Count<8>{});  // NOLINT(bugprone-infinite-loop): take() lessens rows
   if (rows >= 4) take(Count<4>{});
   if (rows >= 2) take(Count<2>{});
   if (rows >= 1) take(Count<1>{});

@@ -92,6 +92,7 @@ void for_stretches(ThreadPool& pool, const std::array<const Tensor*, kCount>& te
     return;
   }
   std::vector<Rows> rows;
+  rows.reserve(kCount);
   for (const Tensor* x : tensors) rows.emplace_back(*x);
   for_items(pool, rows[0].count(), rows[0].length(), [&](int64_t begin, int64_t end, int) {
     std::array<int64_t, kCount> offsets;

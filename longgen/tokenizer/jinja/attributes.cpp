@@ -59,7 +59,7 @@ std::optional<Value> own_attribute(const Value& value, const std::string& name) 
     return std::nullopt;
   }
   if (const auto* loop = value.get<Value::Loop>()) {
-    if (const auto found = loop_attribute(**loop, name)) return found;
+    if (auto found = loop_attribute(**loop, name)) return found;
   }
   if (const auto* macro = value.get<const MacroNode*>()) {
     if (name == "name") return Value::text((*macro)->name);

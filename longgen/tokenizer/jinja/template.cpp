@@ -71,7 +71,9 @@ Template& Template::operator=(Template&&) noexcept = default;
 std::string Template::render(std::vector<std::pair<std::string, Value>> variables,
                              std::chrono::sys_seconds now, const Limits& limits) const {
   Scope given;
-  for (auto& [name, value] : variables) given.names.emplace_back(name, std::move(value));
+  for (auto& variable : variables) {
+    given.names.emplace_back(variable.first, std::move(variable.second));
+  }
   Interpreter interpreter(tree_->block, given, limits, now);
   try {
     return interpreter.render();

@@ -273,7 +273,7 @@ std::string float_repr(double value) {
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   char buffer[64];
   auto end = std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific);
-  const std::string text(buffer, end.ptr);
+  std::string text(buffer, end.ptr);
   const int exponent = std::atoi(text.c_str() + text.find('e') + 1);
   // Python writes an exponent below 1e-4 and from 1e16 on.
   if (value != 0 && (exponent < -4 || exponent >= 16)) return text;
