@@ -337,7 +337,7 @@ AttentionGradientPanel Backward::panel_of(const KeyTile& keys, const QueryTile& 
                   .padded_keys = padded,
                   .lanes = lanes,
                   .scale = scale_,
-                  .mask = t.masks.of(keys, *a_.pattern, tile, row),
+                  .mask = t.masks.of(keys, *a_.pattern, tile, row, lanes),
                   .lse = lse_of(keys, row, lanes, t),
                   .delta = t.delta + row,
                   .p_rows = t.p_rows + layout_.element_units(at),

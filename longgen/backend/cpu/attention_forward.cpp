@@ -279,7 +279,7 @@ void Forward::set_panel(const PackedTile& x, const Item& item, int64_t row, int6
                  .padded_keys = padded,
                  .lanes = lanes,
                  .scale = scale_,
-                 .mask = t.masks.of(x.keys, *a_.pattern, item.tile, row),
+                 .mask = t.masks.of(x.keys, *a_.pattern, item.tile, row, lanes),
                  .shift = t.shift + row,
                  .sum = t.sum + row,
                  .out = out,

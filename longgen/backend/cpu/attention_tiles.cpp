@@ -97,9 +97,14 @@ void RowMasks::fill(const AttentionPattern& pattern, const QueryTile& tile, int6
 }
 
 AttentionMask RowMasks::of(const KeyTile& keys, const AttentionPattern& pattern,
-                           const QueryTile& tile, int64_t row) const {
+                           const QueryTile& tile, int64_t row, int64_t count) const {
   if (!keys.masked) return {};
   const int64_t first_key = keys.blocks[0] * pattern.block_size - tile.base;
+  // Keys of a masked tile follow one another; positions and windows ascend with the rows. What the
+  // last keys are rounded up by is behind every row's position.
+  const bool before_all = position[row] >= first_key + round_up<int64_t>(keys.keys, 16) - 1;
+  const bool in_all = !keys.windowed || lowest[row + count - 1] <= first_key;
+  if (before_all && in_all) return {};
   return {position + row, (keys.windowed ? lowest : none) + row, static_cast<int32_t>(first_key)};
 }
 

@@ -109,8 +109,9 @@ struct RowMasks {
 
   RowMasks(int64_t tile_rows, Pieces& pieces);
   void fill(const AttentionPattern& pattern, const QueryTile& tile, int64_t group, int64_t rows);
+  // For rows [row, row + count): none where all of them see all keys.
   AttentionMask of(const KeyTile& keys, const AttentionPattern& pattern, const QueryTile& tile,
-                   int64_t row) const;
+                   int64_t row, int64_t count) const;
 };
 
 // Which blocks may share a key tile.
