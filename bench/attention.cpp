@@ -19,6 +19,7 @@ namespace longgen::bench {
 namespace {
 
 constexpr double kBeyondCaches = 256e6;  // bytes
+constexpr int kCallsOfStep = 32;         // or a few more: what begins and ends a step is not theirs
 
 std::span<std::byte> bytes_of(const Tensor& x) {
   return {static_cast<std::byte*>(x.raw()), static_cast<size_t>(x.bytes())};
@@ -243,16 +244,18 @@ Measurement measure_attention(const AttentionCase& c, Backend& backend, const Re
   const double head_dim = static_cast<double>(c.head_dim);
   reset_peak_resident();
   if (c.direction == Direction::kDecode) {
-    // On a device, caches that together are larger than what it keeps close by, in turn.
+    // On a device, caches that together are larger than what it keeps close by, in turn, and calls
+    // one behind the other in a graph, as the layers of a step are.
+    const bool on_device = device_queue(backend) != nullptr;
     const auto bytes = static_cast<double>(PagedBatch::page_bytes(c));
-    const int copies = device_queue(backend) == nullptr
-                           ? 1
-                           : static_cast<int>(std::clamp(kBeyondCaches / bytes, 1.0, 64.0));
+    const int copies =
+        on_device ? static_cast<int>(std::clamp(kBeyondCaches / bytes, 1.0, 64.0)) : 1;
+    const int calls = on_device ? copies * ceil_div(kCallsOfStep, copies) : 1;
     std::vector<std::unique_ptr<PagedBatch>> batches;
     for (int i = 0; i < copies; ++i) batches.push_back(std::make_unique<PagedBatch>(c, backend));
     size_t next = 0;
     m.timing = measure_calls(
-        backend, [&] { batches[next++ % batches.size()]->decode(); }, copies, repeats);
+        backend, [&] { batches[next++ % batches.size()]->decode(); }, calls, repeats);
     m.flops = 4 * head_dim * pairs(c, c.length - 1) * static_cast<double>(c.batch);
     m.bytes = bytes;
     m.tokens = static_cast<double>(c.batch);
