@@ -40,8 +40,9 @@ struct TileProduct {
   float* sums;
   bool accumulate;
   const TileFinish* finish;  // null: sums stay
-  const char* ahead;         // `rows` rows of `depth` that are fetched meanwhile; null: nothing
-  int64_t ahead_stride;      // bytes
+  // What is fetched meanwhile: rows of so many bytes, so many bytes apart; null: nothing.
+  const char* ahead;
+  int64_t ahead_rows, ahead_bytes, ahead_stride;
 };
 
 struct TileKernels {

@@ -23,19 +23,22 @@ class TileGemm {
 
  private:
   struct Plan;
+  struct AStrip;
+  struct ThreadState {
+    Scratch a, sums;
+  };
 
   void run_block(Plan& plan);
   void pack(Plan& plan);
-  void pack_strip(const Plan& plan, int64_t strip);
   void pack_panel(const Plan& plan, int64_t panel);
   void multiply(const Plan& plan, int64_t item, int thread);
-  void multiply_strip(const Plan& plan, int64_t strip, int64_t panel_begin, int64_t panel_end,
-                      float* sums);
+  void multiply_strip(const Plan& plan, const AStrip& a, int64_t strip, int64_t panel_begin,
+                      int64_t panel_end, float* sums);
 
   CpuContext context_;
   const TileKernels& kernels_;
   Scratch a_, b_, sums_;
-  std::vector<Scratch> strips_;  // one a thread
+  std::vector<ThreadState> threads_;
 };
 
 }  // namespace longgen

@@ -130,9 +130,9 @@ LONGGEN_SIMD void fetch_rows(const TileFinish& f, int64_t column, int64_t begin,
 // Fetches the share of `panel` in the rows that come next.
 LONGGEN_SIMD void fetch_ahead(const TileProduct& p, int64_t panel) {
   if (!p.ahead) return;
-  const int64_t share = (p.rows + p.panels - 1) / p.panels;
-  for (int64_t r = panel * share; r < (panel + 1) * share && r < p.rows; ++r) {
-    for (int64_t i = 0; i < 2 * p.depth; i += 64) {
+  const int64_t share = (p.ahead_rows + p.panels - 1) / p.panels;
+  for (int64_t r = panel * share; r < (panel + 1) * share && r < p.ahead_rows; ++r) {
+    for (int64_t i = 0; i < p.ahead_bytes; i += 64) {
       __builtin_prefetch(p.ahead + r * p.ahead_stride + i, 0, 2);
     }
   }
