@@ -17,9 +17,17 @@ import sys
 COLORS = ["#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#a463f2"]
 
 
+def read(path):
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SystemExit(f"error: {path}: {error.strerror}; EVAL_DIR is what `longgen eval -o` wrote, RUN_DIR what "
+                         "`longgen extend -o` did")
+
+
 def read_run(folder):
     """What metrics.jsonl says: tokens, seconds, the rate, and the held-out loss before and after."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in read(folder / "metrics.jsonl").splitlines()]
     steps = [row for row in rows if row["kind"] == "train"]
     evals = [row for row in rows if row["kind"] == "eval"]
     run = {"steps": len(steps), "tokens": sum(row["step_tokens"] for row in steps),
@@ -34,12 +42,15 @@ def read_run(folder):
 
 
 def read_model(name, folders):
-    results = json.loads((pathlib.Path(folders[0]) / "results.json").read_text())
-    model = {"name": name, "backend": results["backend"], "dtype": results["dtype"],
-             "results": results["results"]}
-    if len(folders) > 1:
-        model["run"] = read_run(pathlib.Path(folders[1]))
-    return model
+    try:
+        results = json.loads(read(pathlib.Path(folders[0]) / "results.json"))
+        model = {"name": name, "backend": results["backend"], "dtype": results["dtype"],
+                 "results": results["results"]}
+        if len(folders) > 1:
+            model["run"] = read_run(pathlib.Path(folders[1]))
+        return model
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"error: {' '.join(folders)}: not as longgen writes it ({error!r})")
 
 
 def length_name(tokens):
@@ -67,12 +78,12 @@ def needle_section(models, task):
         rows.append([m["name"]] + [share(by_length.get(n)) for n in lengths])
     parts = [f"<h2>{task}: found, by length</h2>", table(["model"] + [length_name(n) for n in lengths], rows)]
     for m in shown:
-        parts.append(f"<h3>{html.escape(m['name'])}: by depth</h3>" + depth_map(m["results"][task]["lengths"]))
+        parts.append(f"<h3>{html.escape(m['name'])}: percent found, by depth</h3>" + depth_map(m["results"][task]["lengths"]))
     return "".join(parts)
 
 
 def depth_map(lengths):
-    """Lengths across, depths down; green is found."""
+    """Lengths across, depths down; cells say how many percent, green is all."""
     depths = sorted({cell["depth"] for row in lengths for cell in row["depths"]})
     w, h, left, top = 64, 20, 70, 24
     parts = []
@@ -81,7 +92,9 @@ def depth_map(lengths):
         for cell in row["depths"]:
             score = cell.get("score") or 0
             parts.append(f'<rect x="{left + i * w}" y="{top + depths.index(cell["depth"]) * h}" width="{w - 2}" '
-                         f'height="{h - 2}" fill="hsl({120 * score:.0f},60%,60%)"><title>{100 * score:.0f} %</title></rect>')
+                         f'height="{h - 2}" fill="hsl({120 * score:.0f},60%,75%)"/>'
+                         f'<text x="{left + i * w + w / 2 - 1}" y="{top + depths.index(cell["depth"]) * h + 13}" '
+                         f'text-anchor="middle">{100 * score:.0f}</text>')
     for j, depth in enumerate(depths):
         value = 100 * depth if depth <= 1 else depth
         parts.append(f'<text x="{left - 8}" y="{top + j * h + 14}" text-anchor="end">{value:.0f} %</text>')
@@ -114,7 +127,8 @@ def chart(series, title):
     for i, (name, points) in enumerate(series):
         color = COLORS[i % len(COLORS)]
         path = " ".join(f"{at(x, y)[0]:.1f},{at(x, y)[1]:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        wide = 2 + 2 * (len(series) - 1 - i)  # what lies below another line is seen on both sides of it
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{wide}"/>')
         parts.append(f'<text x="{left + 10 + 190 * (i % 3)}" y="{height - 6}" fill="{color}">{html.escape(name)}</text>')
     return f"<h3>{html.escape(title)}</h3>" + svg(width, height, parts)
 
@@ -137,7 +151,7 @@ def perplexity_section(models):
     lines = [(m["name"], [(e["end"], e["nll"]) for e in m["results"]["perplexity"]["bins"] if e["nll"] is not None])
              for m in shown]
     return ("<h2>Loss by position on held-out books (nats a token)</h2>"
-            + table(["positions"] + [bin_name(b) for b in bins] + ["all"], rows) + chart(lines, "nats a token up to a position"))
+            + table(["positions"] + [bin_name(b) for b in bins] + ["all"], rows) + chart(lines, "The same; each point stands at the end of its positions"))
 
 
 def run_section(models):
@@ -149,9 +163,22 @@ def run_section(models):
         run = m["run"]
         losses = [f"{run[k]['loss']:.4f}" if k in run else "–" for k in ("before", "after")]
         rows.append([m["name"], f"{run['tokens']:,}", run["steps"], f"{run['seconds']:.0f} s",
-                     f"{run.get('tokens_per_second', 0):,.0f}", f"{run.get('tflops', 0):.0f}"] + losses)
+                     f"{run.get('tokens_per_second', 0):,.0f}", f"{run.get('tflops', 0):.3g}"] + losses)
     return "<h2>Training</h2>" + table(["model", "tokens", "steps", "time", "tokens/s (median)", "TFLOP/s by unmasked pairs",
                                         "held-out loss before", "after"], rows)
+
+
+def page_of(title, command, models):
+    tasks = sorted({task for m in models for task in m["results"] if "lengths" in m["results"][task]})
+    page = "".join([f"<h1>{html.escape(title)}</h1>",
+                    f"<p>{html.escape(models[-1]['backend'])}, {models[-1]['dtype']}</p>",
+                    f"<pre>{html.escape(command)}</pre>" if command else "",
+                    run_section(models), perplexity_section(models)] + [needle_section(models, t) for t in tasks])
+    style = ("body{font-family:sans-serif;max-width:60em;margin:2em auto}table{border-collapse:collapse}"
+             "td,th{padding:.3em .5em;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}"
+             "pre{overflow-x:auto;background:#f6f6f6;padding:.6em}svg{max-width:100%;height:auto}")
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+            f'<meta name="viewport" content="width=device-width"><style>{style}</style>{page}</html>\n')
 
 
 def main():
@@ -165,17 +192,13 @@ def main():
     if any(len(model) not in (2, 3) for model in args.model):
         parser.error("--model NAME EVAL_DIR [RUN_DIR]")
     models = [read_model(name, folders) for name, *folders in args.model]
-    tasks = sorted({task for m in models for task in m["results"] if "lengths" in m["results"][task]})
-    page = "".join([f"<h1>{html.escape(args.title)}</h1>",
-                    f"<p>{html.escape(models[-1]['backend'])}, {models[-1]['dtype']}</p>",
-                    f"<pre>{html.escape(args.command)}</pre>" if args.command else "",
-                    run_section(models), perplexity_section(models)] + [needle_section(models, t) for t in tasks])
-    style = ("body{font-family:sans-serif;max-width:60em;margin:2em auto}table{border-collapse:collapse}"
-             "td,th{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}")
-    args.output.write_text(f"<!doctype html><meta charset=utf-8><title>{html.escape(args.title)}</title>"
-                           f"<style>{style}</style>{page}\n")
-    if args.json:
-        args.json.write_text(json.dumps({"title": args.title, "command": args.command, "models": models}, indent=1) + "\n")
+    content = {"title": args.title, "command": args.command, "models": models}
+    try:
+        args.output.write_text(page_of(**content), encoding="utf-8")
+        if args.json:
+            args.json.write_text(json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise SystemExit(f"error: cannot write {error.filename}: {error.strerror}")
     return 0
 
 

@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Documents that ask for what stands far back, for extensions that shall find it: one JSONL file.
 
-usage: retrieval_text.py --books FOLDER -o FILE.jsonl [--bytes 20M] [--seed 1]
-
 Each is a window of a book with one of three exercises in it:
   facts     sentences such as "The locker number of Clara Whitfield is 48213.", asked for later and at the end
   register  a list of names and numbers, and the same names again in another order behind a stretch of the book
@@ -45,10 +43,13 @@ def people(rng, count):
 
 class Books:
     def __init__(self, folder):
+        if not folder.is_dir():
+            raise SystemExit(f"error: {folder} is no folder")
         self.texts = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(folder.rglob("*.txt"))]
         self.texts = [text for text in self.texts if len(text) > 70000 * BYTES_PER_TOKEN]
         if not self.texts:
-            raise SystemExit(f"{folder}: no .txt file is as long as the longest document")
+            raise SystemExit(f"error: {folder}: no .txt file has {70000 * BYTES_PER_TOKEN:.0f} characters, a little more than "
+                             "the longest document; put books there")
 
     def window(self, rng, length):
         text = rng.choices(self.texts, weights=[len(text) for text in self.texts])[0]
@@ -122,22 +123,31 @@ def documents(rng, books, total):
         yield text
 
 
-def parse_bytes(text):
+def size_in_bytes(text):
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-    return int(text[:-1]) * units[text[-1]] if text[-1:] in units else int(text)
+    size = int(text[:-1]) * units[text[-1]] if text[-1:] in units else int(text)
+    if size < 1:
+        raise ValueError
+    return size
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--books", type=pathlib.Path, required=True, help="folder of .txt files")
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True)
-    parser.add_argument("--bytes", type=parse_bytes, default=20 << 20, help="about so many in all")
+    parser.add_argument("--bytes", type=size_in_bytes, default=20 << 20, help="about so many in all, such as 20M")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    rng = random.Random(args.seed)
-    with args.output.open("w", encoding="utf-8") as out:
-        for text in documents(rng, Books(args.books), args.bytes):
-            out.write(json.dumps({"text": text}) + "\n")
+    rng, books = random.Random(args.seed), Books(args.books)
+    aside = args.output.with_name(args.output.name + ".tmp")
+    try:
+        with aside.open("w", encoding="utf-8") as out:
+            for text in documents(rng, books, args.bytes):
+                out.write(json.dumps({"text": text}) + "\n")
+        aside.replace(args.output)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise SystemExit(f"error: cannot write {args.output}: {error.strerror}")
 
 
 if __name__ == "__main__":
