@@ -14,7 +14,7 @@ import pathlib
 import statistics
 import sys
 
-COLORS = ["#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#a463f2"]
+COLORS = ["#4269d0", "#3ca951", "#ff725c", "#efb118", "#a463f2"]
 
 
 def read(path):
