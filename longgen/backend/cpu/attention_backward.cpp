@@ -40,7 +40,7 @@ class Backward {
   void load_queries(const QueryTile& tile, int64_t kv_head, BackwardScratch& t);
   void load_panel(const Tensor& x, const QueryTile& tile, int64_t kv_head, int64_t first,
                   uint32_t* columns, uint32_t* paired, BackwardScratch& t);
-  void load_rows_of(const QueryTile& tile, int64_t kv_head, int64_t row, BackwardScratch& t);
+  void load_sums(int64_t row, int64_t token, int64_t head, BackwardScratch& t);
   float* sums_of(const KeyTile& keys, const QueryTile& tile, float* slot) const;
   void fetch_key_tile(const KeyTile& keys, const QueryTile& tile, int64_t kv_head, float* slot,
                       Fetcher& fetcher) const;
@@ -67,11 +67,15 @@ class Backward {
     return static_cast<std::byte*>(x.raw()) +
            (row * x.stride(0) + head * x.stride(1)) * dtype_size(x.dtype());
   }
-  int64_t token_of(const QueryTile& tile, int64_t row) const {
-    return document(tile).row_begin + tile.base + row / layout_.group;
-  }
-  int64_t head_of(int64_t kv_head, int64_t row) const {
-    return kv_head * layout_.group + row % layout_.group;
+  // for_rows() with the token's row of all and the head of all.
+  template <typename F>
+  void for_query_rows(const QueryTile& tile, int64_t kv_head, int64_t begin, int64_t end,
+                      F f) const {
+    const int64_t first = document(tile).row_begin + tile.base,
+                  head_begin = kv_head * layout_.group;
+    for_rows(layout_.group, begin, end, [&](int64_t row, int64_t token, int64_t head) {
+      f(row, first + token, head_begin + head);
+    });
   }
   KvView view_of(const Tensor& x, const QueryTile& tile) const {
     KvView view;
@@ -195,10 +199,10 @@ void Backward::load_panel(const Tensor& x, const QueryTile& tile, int64_t kv_hea
   const int64_t units = layout_.row_units, end = std::min(first + kPanel, rows_of(tile));
   uint32_t* rows = kernels_.bf16_units ? t.rows : paired;
   std::memset(rows, 0, static_cast<size_t>(kPanel * units) * 4);
-  for (int64_t r = std::max(first, padding_of(tile)); r < end; ++r) {
-    load_rows(layout_, rows + (r - first) * units,
-              row_data(x, token_of(tile, r), head_of(kv_head, r)), 0, 1);
-  }
+  for_query_rows(tile, kv_head, std::max(first, padding_of(tile)), end,
+                 [&](int64_t r, int64_t token, int64_t head) {
+                   load_rows(layout_, rows + (r - first) * units, row_data(x, token, head), 0, 1);
+                 });
   kernels_.transpose(columns, kPanel, rows, units, kPanel, units);
   if (!kernels_.bf16_units) return;
   kernels_.pair_rows(paired, layout_.head_dim, reinterpret_cast<const uint16_t*>(rows), layout_.row,
@@ -217,13 +221,13 @@ void Backward::load_queries(const QueryTile& tile, int64_t kv_head, BackwardScra
   t.masks.fill(*a_.pattern, tile, layout_.group, padded);
   std::fill_n(t.lse, padded, INFINITY);
   std::fill_n(t.delta, padded, 0.0f);
-  for (int64_t r = padding; r < rows; ++r) load_rows_of(tile, kv_head, r, t);
+  for_query_rows(tile, kv_head, padding, rows,
+                 [&](int64_t r, int64_t token, int64_t head) { load_sums(r, token, head, t); });
 }
 
-// lse and delta of a row.
-void Backward::load_rows_of(const QueryTile& tile, int64_t kv_head, int64_t row,
-                            BackwardScratch& t) {
-  const int64_t token = token_of(tile, row), head = head_of(kv_head, row), dim = layout_.head_dim;
+// lse and delta of a row of the tile.
+void Backward::load_sums(int64_t row, int64_t token, int64_t head, BackwardScratch& t) {
+  const int64_t dim = layout_.head_dim;
   auto* staged = reinterpret_cast<float*>(t.rows);
   const float* pair[2];
   for (int i = 0; i < 2; ++i) {
@@ -374,10 +378,10 @@ void Backward::store_queries(const QueryTile& tile, int64_t kv_head, BackwardScr
     kernels_.transpose(t.rows, dim, reinterpret_cast<const uint32_t*>(t.dq + first * dim), kPanel,
                        dim, kPanel);
     const auto* panel = reinterpret_cast<const float*>(t.rows);
-    for (int64_t r = std::max(first, padding_of(tile)); r < std::min(first + kPanel, rows); ++r) {
-      store_scaled(row_data(a_.dq, token_of(tile, r), head_of(kv_head, r)),
-                   panel + (r - first) * dim);
-    }
+    for_query_rows(tile, kv_head, std::max(first, padding_of(tile)), std::min(first + kPanel, rows),
+                   [&](int64_t r, int64_t token, int64_t head) {
+                     store_scaled(row_data(a_.dq, token, head), panel + (r - first) * dim);
+                   });
   }
 }
 

@@ -67,7 +67,8 @@ class Forward {
   void stream_softmax(const Item& item, const KeyTile& keys, int64_t rows, ForwardScratch& t);
   void load_queries(const Item& item, ForwardScratch& t);
   void store_tile(const Item& item, ForwardScratch& t, ForwardPartial* partial);
-  void store_row(const Item& item, int64_t row, const float* out, float shift, float sum);
+  void store_row(const Item& item, int64_t token, int64_t head, const float* out, float shift,
+                 float sum);
   void merge(int64_t item_index, ForwardScratch& t);
 
   int64_t rows_of(const QueryTile& tile) const { return (tile.end - tile.base) * layout_.group; }
@@ -75,13 +76,16 @@ class Forward {
   const AttentionSequence& sequence(const Item& item) const {
     return a_.sequences[static_cast<size_t>(item.tile.sequence)];
   }
-  // Elements of a tile's row in q or out.
-  const std::byte* row_data(const Tensor& x, const Item& item, int64_t row) const {
+  // Of tokens of a tile, in q or out; of heads of the group, in all.
+  int64_t token_row(const Item& item, int64_t token) const {
     const AttentionSequence& s = sequence(item);
-    const int64_t position = item.tile.base + row / layout_.group;
-    const int64_t head = item.kv_head * layout_.group + row % layout_.group;
-    const int64_t at =
-        (s.row_begin + position - s.first_position) * x.stride(0) + head * x.stride(1);
+    return s.row_begin + item.tile.base + token - s.first_position;
+  }
+  int64_t whole_head(const Item& item, int64_t head) const {
+    return item.kv_head * layout_.group + head;
+  }
+  const std::byte* row_data(const Tensor& x, const Item& item, int64_t token, int64_t head) const {
+    const int64_t at = token_row(item, token) * x.stride(0) + whole_head(item, head) * x.stride(1);
     return static_cast<const std::byte*>(x.raw()) + at * dtype_size(x.dtype());
   }
   ForwardScratch scratch_of(int thread) const {
@@ -165,9 +169,11 @@ void Forward::load_queries(const Item& item, ForwardScratch& t) {
   const int64_t units = layout_.row_units;
   for (int64_t first = 0; first < rows; first += kPanel) {
     std::memset(staged, 0, static_cast<size_t>(kPanel * units) * 4);
-    for (int64_t r = std::max(first, padding); r < std::min(first + kPanel, rows); ++r) {
-      load_rows(layout_, staged + (r - first) * units, row_data(a_.q, item, r), 0, 1);
-    }
+    for_rows(layout_.group, std::max(first, padding), std::min(first + kPanel, rows),
+             [&](int64_t r, int64_t token, int64_t head) {
+               load_rows(layout_, staged + (r - first) * units, row_data(a_.q, item, token, head),
+                         0, 1);
+             });
     kernels_.transpose(t.q_columns + first * units, kPanel, staged, units, kPanel, units);
   }
 }
@@ -302,10 +308,10 @@ void Forward::set_panel(const PackedTile& x, const Item& item, int64_t row, int6
 void Forward::run_stream(const Item& item, ForwardScratch& t) {
   const int64_t rows = rows_of(item.tile), dim = layout_.head_dim;
   const auto row_bytes = static_cast<size_t>(dim * dtype_size(layout_.dtype));
-  for (int64_t r = 0; r < rows; ++r) {
+  for_rows(layout_.group, 0, rows, [&](int64_t r, int64_t token, int64_t head) {
     std::memcpy(reinterpret_cast<std::byte*>(t.rows) + static_cast<size_t>(r) * row_bytes,
-                row_data(a_.q, item, r), row_bytes);
-  }
+                row_data(a_.q, item, token, head), row_bytes);
+  });
   std::fill_n(t.out, rows * dim, 0.0f);
   std::fill_n(t.shift, rows, kNoShift);
   std::fill_n(t.sum, rows, 0.0f);
@@ -374,19 +380,17 @@ void Forward::stream_softmax(const Item& item, const KeyTile& keys, int64_t rows
 // --- results ---
 
 // Writes one finished row; `out` is not yet divided by the sum.
-void Forward::store_row(const Item& item, int64_t row, const float* out, float shift, float sum) {
-  auto* dst = const_cast<std::byte*>(row_data(a_.out, item, row));
+void Forward::store_row(const Item& item, int64_t token, int64_t head, const float* out,
+                        float shift, float sum) {
+  auto* dst = const_cast<std::byte*>(row_data(a_.out, item, token, head));
   if (layout_.dtype == DType::kF32) {
     kernels_.scale_to_float(reinterpret_cast<float*>(dst), out, 1 / sum, layout_.head_dim);
   } else {
     kernels_.scale_to_bf16(reinterpret_cast<uint16_t*>(dst), out, 1 / sum, layout_.head_dim);
   }
   if (!a_.lse.defined()) return;
-  const AttentionSequence& s = sequence(item);
-  const int64_t token = s.row_begin + item.tile.base + row / layout_.group - s.first_position;
-  const int64_t head = item.kv_head * layout_.group + row % layout_.group;
-  static_cast<float*>(a_.lse.raw())[head * a_.lse.stride(0) + token] =
-      shift * static_cast<float>(1 / kLog2E) + std::log(sum);
+  const int64_t at = whole_head(item, head) * a_.lse.stride(0) + token_row(item, token);
+  static_cast<float*>(a_.lse.raw())[at] = shift * static_cast<float>(1 / kLog2E) + std::log(sum);
 }
 
 void Forward::store_tile(const Item& item, ForwardScratch& t, ForwardPartial* partial) {
@@ -400,16 +404,17 @@ void Forward::store_tile(const Item& item, ForwardScratch& t, ForwardPartial* pa
                          reinterpret_cast<const uint32_t*>(panel), kPanel, dim, kPanel);
       panel = t.rows;
     }
-    for (int64_t r = std::max(first, padding); r < std::min(first + kPanel, rows); ++r) {
-      const float* out = panel + (r - first) * dim;
-      if (partial == nullptr) {
-        store_row(item, r, out, t.shift[r], t.sum[r]);
-      } else {
-        std::copy_n(out, dim, partial->out + r * dim);
-        partial->shift[r] = t.shift[r];
-        partial->sum[r] = t.sum[r];
-      }
-    }
+    for_rows(layout_.group, std::max(first, padding), std::min(first + kPanel, rows),
+             [&](int64_t r, int64_t token, int64_t head) {
+               const float* out = panel + (r - first) * dim;
+               if (partial == nullptr) {
+                 store_row(item, token, head, out, t.shift[r], t.sum[r]);
+                 return;
+               }
+               std::copy_n(out, dim, partial->out + r * dim);
+               partial->shift[r] = t.shift[r];
+               partial->sum[r] = t.sum[r];
+             });
   }
 }
 
@@ -429,7 +434,7 @@ void Forward::merge(int64_t item_index, ForwardScratch& t) {
       sum += partial.sum[r] * factor;
       for (int64_t d = 0; d < dim; ++d) t.out[d] += factor * partial.out[r * dim + d];
     }
-    store_row(item, r, t.out, top, sum);
+    store_row(item, r / layout_.group, r % layout_.group, t.out, top, sum);
   }
 }
 

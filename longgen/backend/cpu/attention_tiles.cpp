@@ -86,14 +86,16 @@ RowMasks::RowMasks(int64_t tile_rows, Pieces& pieces)
 void RowMasks::fill(const AttentionPattern& pattern, const QueryTile& tile, int64_t group,
                     int64_t rows) {
   const int64_t size = pattern.block_size;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t at = tile.base + r / group,
-                  oldest = pattern.is_full() ? 0 : at / size - pattern.local_blocks + 1;
-    position[r] = static_cast<int32_t>(at - tile.base);
+  int64_t window = 0;
+  for_rows(group, 0, rows, [&](int64_t r, int64_t token, int64_t head) {
+    if (head == 0 && !pattern.is_full()) {
+      window = ((tile.base + token) / size - pattern.local_blocks + 1) * size;
+    }
+    position[r] = static_cast<int32_t>(token);
     // Masked tiles lie near the query tile: 2^30 keys before it none does.
-    lowest[r] = static_cast<int32_t>(std::max(oldest * size - tile.base, -(int64_t{1} << 30)));
+    lowest[r] = static_cast<int32_t>(std::max(window - tile.base, -(int64_t{1} << 30)));
     none[r] = std::numeric_limits<int32_t>::min();
-  }
+  });
 }
 
 AttentionMask RowMasks::of(const KeyTile& keys, const AttentionPattern& pattern,

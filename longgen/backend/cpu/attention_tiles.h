@@ -59,6 +59,19 @@ struct QueryTile {
   int64_t base = 0, begin = 0, end = 0;
 };
 
+// Calls f(row, token, head) for rows [begin, end) of a query tile, row = token * group + head.
+// Divisions for every row would take longer than what is done with most rows.
+template <typename F>
+void for_rows(int64_t group, int64_t begin, int64_t end, F f) {
+  int64_t token = begin / group, head = begin % group;
+  for (int64_t row = begin; row < end; ++row) {
+    f(row, token, head);
+    if (++head < group) continue;
+    head = 0;
+    ++token;
+  }
+}
+
 // The tokens of a query tile (a multiple of 16, at most `most`) such that `tokens` make some
 // `tiles` tiles. Key tiles are packed once a query tile; beyond the window a longer one saves
 // little.
