@@ -24,6 +24,8 @@ struct Measurement {
   std::string breakdown_table;  // the same for people
   std::string memory_table;     // what was planned, for people, each line ended; empty: nothing
 
+  double peak_flops = 0;  // a second, measured in turn with this row; 0: the machine's peak
+
   double per_second(double amount) const { return amount / timing.median(); }
 };
 

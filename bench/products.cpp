@@ -1,6 +1,9 @@
 #include "bench/products.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <thread>
 
 #include "bench/shapes.h"
 #include "longgen/backend/device_queue.h"
@@ -102,10 +105,99 @@ std::vector<ProductCase> products_of(const model::ModelConfig& c, int64_t tokens
   return cases;
 }
 
-Measurement measure_product(const ProductCase& c, Backend& backend, const Repeats& repeats) {
+namespace {
+
+double flops_of(const ProductCase& c) {
+  return 2 * static_cast<double>(c.m) * static_cast<double>(c.n) * static_cast<double>(c.k);
+}
+
+void check_sizes(const ProductCase& c) {
   if (c.m < 1 || c.n < 1 || c.k < 1) fail_usage("a product of {} x {} x {}", c.m, c.n, c.k);
+}
+
+// What every row of a product says.
+Measurement row_of(const ProductCase& c) {
   Measurement m;
-  m.flops = 2 * static_cast<double>(c.m) * static_cast<double>(c.n) * static_cast<double>(c.k);
+  m.flops = flops_of(c);
+  m.dtype = c.dtype;
+  m.name = fmt::format("{} x {} x {} {}", c.m, c.n, c.k, product_name(c.product));
+  m.parameters = {{"m", c.m}, {"n", c.n}, {"k", c.k}, {"direction", product_name(c.product)}};
+  return m;
+}
+
+// Seconds of a call while the device stays busy: what comes first heats it up.
+double hot_seconds(DeviceQueue& queue, Matrices& matrices, double a_call) {
+  constexpr double kHeating = 0.01, kTimed = 0.04;
+  const auto run = [&](double seconds) {
+    const int calls = std::max(1, static_cast<int>(std::lround(seconds / a_call)));
+    return queue.seconds([&] {
+      for (int i = 0; i < calls; ++i) matrices.run();
+    }) / calls;
+  };
+  run(kHeating);
+  return run(kTimed);
+}
+
+double rested_seconds(DeviceQueue& queue, Matrices& matrices) {
+  constexpr int kCalls = 5;
+  std::this_thread::sleep_for(std::chrono::milliseconds(250));
+  std::vector<double> seconds;
+  for (int i = 0; i <= kCalls; ++i) {
+    const double once = queue.seconds([&] { matrices.run(); });
+    if (i > 0) seconds.push_back(once);
+  }
+  return timing_of(std::move(seconds)).median();
+}
+
+}  // namespace
+
+bool is_measured_in_turn(const ProductCase& c, Backend& backend) {
+  return device_queue(backend) != nullptr && flops_of(c) >= kFewDeviceFlops;
+}
+
+ProductInTurn measure_product_in_turn(const ProductCase& c, Backend& backend,
+                                      const Repeats& repeats) {
+  constexpr double kHeating = 0.3;
+  constexpr int kRestedTurns = 3;
+  check_sizes(c);
+  require(is_measured_in_turn(c, backend), "a product of {} x {} x {} in turn with its peak", c.m,
+          c.n, c.k);
+  const int64_t side = c.dtype == DType::kBF16 ? 8192 : 4096;
+  const ProductCase reference{.m = side, .n = side, .k = side, .dtype = c.dtype, .seed = c.seed};
+  Matrices own(c, backend), peak(reference, backend);
+  DeviceQueue& queue = *device_queue(backend);
+  const auto time_of = [&](Matrices& matrices) {
+    matrices.run();  // chooses its kernel
+    return queue.seconds([&] { matrices.run(); });
+  };
+  const double a_call = time_of(own), a_peak = time_of(peak);
+  std::vector<double> hot[2], rested[2];  // the product, the peak
+  for (double busy = 0; busy < kHeating; busy += kHeating / 6) hot_seconds(queue, peak, a_peak);
+  double sum = 0;
+  while (static_cast<int>(hot[0].size()) < repeats.most &&
+         (static_cast<int>(hot[0].size()) < repeats.least || sum < repeats.seconds)) {
+    hot[1].push_back(hot_seconds(queue, peak, a_peak));
+    hot[0].push_back(hot_seconds(queue, own, a_call));
+    sum += 0.1;
+  }
+  for (int i = 0; i < kRestedTurns; ++i) {
+    rested[1].push_back(rested_seconds(queue, peak));
+    rested[0].push_back(rested_seconds(queue, own));
+  }
+  const auto row = [&](std::vector<double>(&times)[2], const char* state) {
+    Measurement m = row_of(c);
+    m.timing = timing_of(std::move(times[0]));
+    m.peak_flops = flops_of(reference) / timing_of(std::move(times[1])).median();
+    m.name += fmt::format(", {}", state);
+    m.parameters["state"] = state;
+    return m;
+  };
+  return {row(hot, "hot"), row(rested, "rested")};
+}
+
+Measurement measure_product(const ProductCase& c, Backend& backend, const Repeats& repeats) {
+  check_sizes(c);
+  Measurement m = row_of(c);
   reset_peak_resident();
   Matrices matrices(c, backend);
   const double few = device_queue(backend) == nullptr ? kFewFlops : kFewDeviceFlops;
@@ -117,9 +209,6 @@ Measurement measure_product(const ProductCase& c, Backend& backend, const Repeat
   if (c.m < kFewRows && c.product != Product::kWeight) {
     m.bytes = static_cast<double>(c.n * c.k * dtype_size(c.dtype));
   }
-  m.dtype = c.dtype;
-  m.name = fmt::format("{} x {} x {} {}", c.m, c.n, c.k, product_name(c.product));
-  m.parameters = {{"m", c.m}, {"n", c.n}, {"k", c.k}, {"direction", product_name(c.product)}};
   return m;
 }
 

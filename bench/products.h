@@ -30,4 +30,15 @@ std::vector<ProductCase> products_of(const model::ModelConfig& config, int64_t t
 // together, and bytes counts them. With many rows one copy stays where the caches keep it.
 Measurement measure_product(const ProductCase& c, Backend& backend, const Repeats& repeats);
 
+// A large product of a device beside its peak, like with like: the peak's own product (8192^3, f32:
+// 4096^3) and this one take turns in each of the two states that a GPU's power leaves it in.
+struct ProductInTurn {
+  Measurement hot;     // one behind the other without a pause: at the clocks that the power allows
+  Measurement rested;  // each behind a quarter of a second of rest: a first call, then five
+};
+// Whether a device's clocks matter to a product: it is large, and timed by the device.
+bool is_measured_in_turn(const ProductCase& c, Backend& backend);
+ProductInTurn measure_product_in_turn(const ProductCase& c, Backend& backend,
+                                      const Repeats& repeats);
+
 }  // namespace longgen::bench

@@ -48,6 +48,11 @@ Json machine_json(const Backend& backend, const bench::Peaks& peaks, int threads
   return json;
 }
 
+// What products of the row's numbers do at most.
+double peak_of(const bench::Measurement& m, const bench::Peaks& peaks) {
+  return m.peak_flops > 0 ? m.peak_flops : peaks.flops(m.dtype);
+}
+
 Json row_json(const bench::Measurement& m, const bench::Peaks& peaks) {
   Json json = m.parameters;
   json["name"] = m.name;
@@ -59,9 +64,10 @@ Json row_json(const bench::Measurement& m, const bench::Peaks& peaks) {
   if (m.tokens > 0) json["tokens_per_second"] = m.per_second(m.tokens);
   if (m.flops > 0) {
     json["tflops"] = m.per_second(m.flops) / kTera;
-    if (const double peak = peaks.flops(m.dtype); peak > 0) {
+    if (const double peak = peak_of(m, peaks); peak > 0) {
       json["share_of_peak"] = m.per_second(m.flops) / peak;
     }
+    if (m.peak_flops > 0) json["peak_in_turn_tflops"] = m.peak_flops / kTera;
   }
   if (m.bytes > 0) {
     json["gb_per_second"] = m.per_second(m.bytes) / kGiga;
@@ -151,7 +157,7 @@ void BenchReport::row(const bench::Measurement& m) {
   fmt::print("{:<{}} {:>5} {:>10} {:>7} {:>9} {:>8} {:>7} {:>7} {:>7} {:>9}\n", m.name, kNameWidth,
              dtype_name(m.dtype), milliseconds(m.timing.median()),
              fmt::format("{:.1f} %", 100 * m.timing.spread()), rate(m.per_second(m.tokens), 1, 1),
-             rate(flops, kTera, 3), share(flops, peaks_.flops(m.dtype)), rate(bytes, kGiga, 1),
+             rate(flops, kTera, 3), share(flops, peak_of(m, peaks_)), rate(bytes, kGiga, 1),
              share(bytes, peaks_.read_bytes),
              m.resident_bytes > 0 ? format_bytes(m.resident_bytes) : "");
   if (!m.breakdown_table.empty()) fmt::print("\n{}\n", m.breakdown_table);

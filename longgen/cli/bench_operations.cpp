@@ -144,7 +144,14 @@ class BenchGemmCommand : public Command {
     for (bench::ProductCase& c : cases) {
       c.dtype = bench_dtype(*common_, report.backend());
       c.seed = common_->seed;
-      report.row(bench::measure_product(c, report.backend(), options_.repeats));
+      if (!options_.no_peak && bench::is_measured_in_turn(c, report.backend())) {
+        const auto [hot, rested] =
+            bench::measure_product_in_turn(c, report.backend(), options_.repeats);
+        report.row(hot);
+        report.row(rested);
+      } else {
+        report.row(bench::measure_product(c, report.backend(), options_.repeats));
+      }
     }
     report.finish();
     return 0;
