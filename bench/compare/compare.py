@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Prints one table of peers and longgen side by side, from one run on one machine.
 
 usage: compare.py [--rows NAME...] [options]     (run.sh installs the peers and calls this)

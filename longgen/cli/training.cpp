@@ -53,7 +53,8 @@ int print_memory_plan(const train::Recipe& recipe, const CommonOptions& common) 
 
 int run_training_command(const train::Recipe& recipe, const CommonOptions& common) {
   const auto backend = make_backend(common);
-  const InterruptGuard interrupt("\nstopping; once more ends at once, without a checkpoint\n");
+  const InterruptGuard interrupt(
+      "\nstopping when this step is done; once more ends at once, without a checkpoint\n");
   const train::SessionOptions options{.quiet = common.verbosity < 0,
                                       .stop_requested = [&] { return interrupt.requested(); }};
   const auto summary = train::run_recipe(recipe, *backend, options);

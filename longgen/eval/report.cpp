@@ -76,13 +76,15 @@ std::string to_table(const NeedleReport& report) {
 
 std::string to_table(const PerplexityReport& report) {
   std::string out =
-      fmt::format("perplexity by position, {} documents of {} tokens{}\n", report.all.count,
-                  format_length(report.length), report.complete ? "" : "; stopped early");
+      fmt::format("perplexity by position, {} document{} of {} tokens{}\n", report.all.count,
+                  report.all.count == 1 ? "" : "s", format_length(report.length),
+                  report.complete ? "" : "; stopped early");
   out += fmt::format("{:>20} {:>10} {:>10} {:>12}\n", "positions", "NLL", "stderr", "perplexity");
   const auto row = [&](const std::string& name, const Tally& tally) {
     if (tally.count == 0) return;
-    out += fmt::format("{:>20} {:>10.4f} {:>10.4f} {:>12.4f}\n", name, tally.mean(),
-                       tally.standard_error(), std::exp(tally.mean()));
+    const std::string error = tally.count > 1 ? fmt::format("{:.4f}", tally.standard_error()) : "-";
+    out += fmt::format("{:>20} {:>10.4f} {:>10} {:>12.4f}\n", name, tally.mean(), error,
+                       std::exp(tally.mean()));
   };
   for (const PositionBin& bin : report.bins) {
     row(fmt::format("{} to {}", bin.begin, bin.end - 1), bin.documents);

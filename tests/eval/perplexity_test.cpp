@@ -99,6 +99,19 @@ TEST(PerplexityByPosition, IsTheMeanOfScoresInEachBin) {
   EXPECT_THAT(to_table(report), HasSubstr("256 to 511"));
 }
 
+TEST(PerplexityByPosition, OneDocumentHasNoStandardError) {
+  PerplexityReport report{.length = 1024, .bins = {{.begin = 1, .end = 1024}}};
+  report.bins[0].documents.add(2);
+  report.all.add(2);
+  const std::string one = to_table(report);
+  EXPECT_NE(one.find("1 document of 1K tokens\n"), std::string::npos) << one;
+  EXPECT_NE(one.find("all     2.0000          -       7.3891\n"), std::string::npos) << one;
+  report.all.add(3);
+  const std::string two = to_table(report);
+  EXPECT_NE(two.find("2 documents of"), std::string::npos) << two;
+  EXPECT_NE(two.find("all     2.5000     0.5000"), std::string::npos) << two;
+}
+
 TEST(PerplexityByPosition, LeavesUnfinishedDocumentsOut) {
   const TinyModel model(600);
   infer::Engine engine = model.engine();
