@@ -17,16 +17,8 @@ using testing::AttentionShapeCase;
 using testing::CpuRun;
 using ::testing::HasSubstr;
 using testing::Host;
+using testing::pattern;
 using testing::SolvedProblem;
-
-AttentionPattern pattern(int64_t block, int64_t local = AttentionPattern::kAll, int64_t sink = 0,
-                         int64_t stride = 0, std::vector<int64_t> offsets = {0}) {
-  return {.block_size = block,
-          .sink_blocks = sink,
-          .local_blocks = local,
-          .stride = stride,
-          .offsets = std::move(offsets)};
-}
 
 // Inputs in rows of no document are NaN, as are outputs and the workspace before the call.
 AttentionResult run_backward(const AttentionProblem& p, const AttentionResult& forward, CpuRun& run,

@@ -6,12 +6,23 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "longgen/backend/backend.h"
 #include "longgen/backend/cpu/cpu_context.h"
 
 namespace longgen::testing {
+
+inline AttentionPattern pattern(int64_t block, int64_t local = AttentionPattern::kAll,
+                                int64_t sink = 0, int64_t stride = 0,
+                                std::vector<int64_t> offsets = {0}) {
+  return {.block_size = block,
+          .sink_blocks = sink,
+          .local_blocks = local,
+          .stride = stride,
+          .offsets = std::move(offsets)};
+}
 
 struct AttentionShapeCase {
   DType dtype = DType::kF32;

@@ -21,16 +21,8 @@ using testing::AttentionShapeCase;
 using testing::CpuRun;
 using ::testing::HasSubstr;
 using testing::Host;
+using testing::pattern;
 using testing::SolvedProblem;
-
-AttentionPattern pattern(int64_t block, int64_t local = AttentionPattern::kAll, int64_t sink = 0,
-                         int64_t stride = 0, std::vector<int64_t> offsets = {0}) {
-  return {.block_size = block,
-          .sink_blocks = sink,
-          .local_blocks = local,
-          .stride = stride,
-          .offsets = std::move(offsets)};
-}
 
 // Keys and values of one document in pages, [pages][heads][block][dim] with the pages shuffled, or
 // one contiguous tensor when `paged` is false. Blocks that no query at or after `position` sees are

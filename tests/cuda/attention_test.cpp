@@ -10,15 +10,6 @@
 namespace longgen::testing {
 namespace {
 
-AttentionPattern pattern(int64_t block, int64_t local = AttentionPattern::kAll, int64_t sink = 0,
-                         int64_t stride = 0, std::vector<int64_t> offsets = {0}) {
-  return {.block_size = block,
-          .sink_blocks = sink,
-          .local_blocks = local,
-          .stride = stride,
-          .offsets = std::move(offsets)};
-}
-
 using Shapes = std::vector<AttentionShapeCase>;
 
 Shapes shapes() {
