@@ -7,8 +7,12 @@
 // through shared memory for dQ = dS K, which needs all 128 keys. dQ leaves through shared memory,
 // added to f32 sums in L2 by bulk copies in a fixed order (query_turns).
 //
-// In a step of query tile j the tensor cores get, in this order: S(j), dQ(j - 1) under the softmax
-// of S(j), dP(j), dV under the computation of dS, dK.
+// In a step of query tile j the tensor cores get, in this order,
+//   with 128 channels: S(j), dP(j) under the exponentials of S(j), dV under the computation of
+//   dS(j),
+//     dQ(j - 1), dK under the storing of dQ;
+//   with 64, where registers are too few for S and dP side by side: S(j), dQ(j - 1) under the
+//     exponentials, dP(j), dV under the computation of dS(j), dK.
 //
 // The third warpgroup moves data: backward_producer.cuh.
 #pragma once
@@ -23,18 +27,34 @@ __device__ inline float exp2_fast(float x) {
   return y;
 }
 
-// Writes 64 rows (this warpgroup's, from `first_row` on) of packed pairs to a tile of panels of
-// kRows rows, under the swizzle.
+// Writes this warpgroup's 64 rows of packed pairs to the first rows of a tile of panels of kRows
+// rows, under the swizzle.
 template <int kRows, int kCount>
-__device__ void store_tile(__nv_bfloat16* tile, int first_row, const uint32_t (&packed)[kCount]) {
+__device__ void store_tile(__nv_bfloat16* tile, const uint32_t (&packed)[kCount]) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const int row = first_row + warp * 16 + lane % 16;
+  const int row = warp * 16 + lane % 16;
   const uint32_t base = shared_address(tile) + row * 128;
 #pragma unroll
   for (int m = 0; m < kCount / 4; ++m) {
     const int chunk = m % 4 * 2 + lane / 16;
     const uint32_t to = base + m / 4 * kRows * 128 + ((chunk ^ (row % 8)) << 4);
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
+                 "r"(packed[4 * m]), "r"(packed[4 * m + 1]), "r"(packed[4 * m + 2]),
+                 "r"(packed[4 * m + 3])
+                 : "memory");
+  }
+}
+
+// Writes 64 rows of packed pairs as the columns of a panel, under the swizzle.
+template <int kCount>
+__device__ void store_transposed(__nv_bfloat16* panel, const uint32_t (&packed)[kCount]) {
+  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const int row = lane / 16 * 8 + lane % 8, chunk = warp * 2 + lane / 8 % 2;
+  const uint32_t to = shared_address(panel) + row * 128 + ((chunk ^ (row % 8)) << 4);
+#pragma unroll
+  for (int m = 0; m < kCount / 4; ++m) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     to + m * 2048),
                  "r"(packed[4 * m]), "r"(packed[4 * m + 1]), "r"(packed[4 * m + 2]),
                  "r"(packed[4 * m + 3])
                  : "memory");
@@ -77,6 +97,9 @@ class BackwardConsumer {
   }
 
  private:
+  // S and dP at once; dQ of the step before comes after dS.
+  static constexpr bool kBothAtOnce = D > 64;
+
   // In the first step dQ of "the step before" is computed from whatever lies there and dropped: a
   // second copy of this function without it takes registers that ptxas does not find.
   __device__ __forceinline__ void step(const BackwardUnit& u, bool first, int tile,
@@ -87,7 +110,11 @@ class BackwardConsumer {
     fence_products();
     multiply<T::kQueries, D / 16>(scores, own_rows(s_.k), ByRows<T::kQueries>(s_.q[q]), false);
     commit_products();
-    start_query_gradient(dq, first);
+    if constexpr (kBothAtOnce) {
+      start_value_products(dscores, first);
+    } else {
+      start_query_gradient(dq, first);
+    }
     wait_products<1>();  // S, and dK of the step before
     hold(scores);
     if (!first) release(s_.q_empty[q_before()]);
@@ -95,37 +122,53 @@ class BackwardConsumer {
     probabilities(scores, s_.lse[q]);
     uint32_t p[T::kScores / 2];
     pack_left(p, scores);
-    finish_query_gradient(dq, first);
-
+    if constexpr (!kBothAtOnce) {
+      wait_products<0>();
+      finish_query_gradient(dq, first);
+      start_value_products(dscores, first);
+    }
+    hold(p);
+    fence_products();
+    multiply<D, T::kQueries / 16>(dv, p, ByColumns<T::kQueries>(s_.dout[stage]), true);
+    commit_products();
+    wait_products<1>();  // dP
+    hold(dscores);
+    score_gradients(p, dscores, s_.delta[stage]);
+    uint32_t ds[T::kScores / 2];
+    pack_left(ds, dscores);
+    s_.ds_empty[stage].wait(stage_.parity ^ 1);
+    store_transposed(s_.ds[stage] + w_ * T::kQueries * kPanelColumns, ds);
+    fence_async_proxy();
+    release(s_.ds_full[stage]);
+    if constexpr (kBothAtOnce) start_query_gradient(dq, first);
+    hold(ds);
+    fence_products();
+    multiply<D, T::kQueries / 16>(dk, ds, ByColumns<T::kQueries>(s_.q[q]), true);
+    commit_products();
+    if constexpr (kBothAtOnce) {
+      wait_products<2>();  // dV
+      release(s_.dout_empty[stage]);
+      wait_products<1>();  // dQ
+      finish_query_gradient(dq, first);
+    } else {
+      wait_products<1>();  // dV
+      release(s_.dout_empty[stage]);
+    }
+    stage_.advance();
+    q_.advance();
+  }
+  // dP = V dO^T.
+  __device__ __forceinline__ void start_value_products(float (&dscores)[T::kScores], bool first) {
     if (first) {
       s_.v_full.wait(keys_parity_);
       keys_parity_ ^= 1;
     }
+    const int stage = stage_.stage;
     s_.dout_full[stage].wait(stage_.parity);
     fence_products();
     multiply<T::kQueries, D / 16>(dscores, own_rows(s_.v), ByRows<T::kQueries>(s_.dout[stage]),
                                   false);
     commit_products();
-    hold(p);
-    fence_products();
-    multiply<D, T::kQueries / 16>(dv, p, ByColumns<T::kQueries>(s_.dout[stage]), true);
-    commit_products();
-    wait_products<1>();
-    hold(dscores);
-    score_gradients(p, dscores, s_.delta[stage]);
-    uint32_t ds[T::kScores / 2];
-    pack_left(ds, dscores);
-    store_tile<T::kKeys>(s_.ds[stage], w_ * kBackwardBlock, ds);
-    fence_async_proxy();
-    release(s_.ds_full[stage]);
-    hold(ds);
-    fence_products();
-    multiply<D, T::kQueries / 16>(dk, ds, ByColumns<T::kQueries>(s_.q[q]), true);
-    commit_products();
-    wait_products<1>();  // dV
-    release(s_.dout_empty[stage]);
-    stage_.advance();
-    q_.advance();
   }
   __device__ int q_before() const { return q_.stage == 0 ? kQueryStages - 1 : q_.stage - 1; }
 
@@ -143,17 +186,16 @@ class BackwardConsumer {
   __device__ __forceinline__ void start_query_gradient(float (&dq)[32], bool drop) {
     const int before = stage_.stage ^ 1;
     if (!drop) s_.ds_full[before].wait(stage_.stage == 0 ? stage_.parity ^ 1 : stage_.parity);
-    constexpr int kPanel = T::kKeys * kPanelColumns;
-    const __nv_bfloat16* ds = s_.ds[before] + (D > 64 ? 0 : w_ * kPanel);
-    const __nv_bfloat16* k = s_.k + (D > 64 ? w_ * kPanel : 0);
+    const __nv_bfloat16* ds = s_.ds[before] + (D > 64 ? 0 : w_ * kBackwardBlock * kPanelColumns);
+    const __nv_bfloat16* k = s_.k + (D > 64 ? w_ * T::kKeys * kPanelColumns : 0);
     fence_products();
-    multiply<64, T::kKeys / 16>(dq, ByColumns<T::kKeys>(ds), ByColumns<T::kKeys>(k), false);
+    multiply<64, T::kKeys / 16>(dq, ByRows<T::kQueries>(ds), ByColumns<T::kKeys>(k), false);
     commit_products();
   }
   __device__ __forceinline__ void finish_query_gradient(float (&dq)[32], bool drop) {
-    wait_products<0>();
     hold(dq);
     if (drop) return;
+    release(s_.ds_empty[stage_.stage ^ 1]);
     s_.dq_empty[w_].wait(dq_parity_);
     dq_parity_ ^= 1;
     float4* to = reinterpret_cast<float4*>(s_.dq[w_]) + thread_;
@@ -199,15 +241,20 @@ class BackwardConsumer {
     }
   }
 
+  // Of this thread's columns, for the 16 queries from 16 n on (backward_stats.cu).
+  __device__ float4 stats_of(const float* stats, int n) const {
+    return reinterpret_cast<const float4*>(stats)[n * 4 + thread_ % 4];
+  }
   __device__ __forceinline__ void probabilities(float (&scores)[T::kScores],
                                                 const float* lse) const {
     const float scale = a_.scale * kLog2E;
 #pragma unroll
-    for (int n = 0; n < T::kQueries / 8; ++n) {
-      const float2 l = *reinterpret_cast<const float2*>(lse + n * 8 + thread_ % 4 * 2);
+    for (int n = 0; n < T::kQueries / 16; ++n) {
+      const float4 l = stats_of(lse, n);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        scores[n * 4 + i] = exp2_fast(fmaf(scores[n * 4 + i], scale, i % 2 == 0 ? -l.x : -l.y));
+      for (int i = 0; i < 8; ++i) {
+        const float x = i < 4 ? (i % 2 == 0 ? l.x : l.y) : (i % 2 == 0 ? l.z : l.w);
+        scores[n * 8 + i] = exp2_fast(fmaf(scores[n * 8 + i], scale, -x));
       }
     }
   }
@@ -216,13 +263,15 @@ class BackwardConsumer {
                                                   float (&dp)[T::kScores],
                                                   const float* delta) const {
 #pragma unroll
-    for (int n = 0; n < T::kQueries / 8; ++n) {
-      const float2 d = *reinterpret_cast<const float2*>(delta + n * 8 + thread_ % 4 * 2);
+    for (int n = 0; n < T::kQueries / 16; ++n) {
+      const float4 d = stats_of(delta, n);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t pair = p[n * 2 + i];
-        dp[n * 4 + 2 * i] = __uint_as_float(pair << 16) * (dp[n * 4 + 2 * i] - d.x);
-        dp[n * 4 + 2 * i + 1] = __uint_as_float(pair & 0xffff0000u) * (dp[n * 4 + 2 * i + 1] - d.y);
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t pair = p[n * 4 + i];
+        float& low = dp[n * 8 + 2 * i];
+        float& high = dp[n * 8 + 2 * i + 1];
+        low = __uint_as_float(pair << 16) * (low - (i < 2 ? d.x : d.z));
+        high = __uint_as_float(pair & 0xffff0000u) * (high - (i < 2 ? d.y : d.w));
       }
     }
   }
@@ -285,12 +334,13 @@ class BackwardConsumer {
     for (int i = 0; i < D / 2; ++i) dk[i] *= a_.scale;
     uint32_t packed[D / 4];
     pack_left(packed, dv);
-    __nv_bfloat16* dv_tile = s_.ds[0];  // of kKeys rows; K and V are being loaded again
-    store_tile<T::kKeys>(dv_tile, w_ * kBackwardBlock, packed);
+    // This warpgroup's part of dS: K and V are being loaded again.
+    __nv_bfloat16* dv_tile = s_.ds[0] + w_ * T::kQueries * kPanelColumns;
+    store_tile<T::kKeys>(dv_tile, packed);
     pack_left(packed, dk);
     auto* dk_tile = reinterpret_cast<__nv_bfloat16*>(s_.dq[w_]);  // of 64 rows
     s_.dq_empty[w_].wait(dq_parity_);
-    store_tile<kBackwardBlock>(dk_tile, 0, packed);
+    store_tile<kBackwardBlock>(dk_tile, packed);
     fence_async_proxy();
     named_sync(kWarpgroupDone + w_, kWarpgroup);
     if (thread_ == 0) {
@@ -300,8 +350,8 @@ class BackwardConsumer {
       for (int p = 0; p < T::kPanels; ++p) {
         store_box(maps + kMapDk, dk_tile + p * kBackwardBlock * kPanelColumns, p * kPanelColumns,
                   u.kv_head, block * kBackwardBlock);
-        store_box(maps + kMapDv, dv_tile + (p * T::kKeys + w_ * kBackwardBlock) * kPanelColumns,
-                  p * kPanelColumns, u.kv_head, block * kBackwardBlock);
+        store_box(maps + kMapDv, dv_tile + p * T::kKeys * kPanelColumns, p * kPanelColumns,
+                  u.kv_head, block * kBackwardBlock);
       }
       commit_stores();
     }
@@ -335,6 +385,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
     }
     for (int i = 0; i < 2; ++i) {
       s.ds_full[i].init(8);
+      s.ds_empty[i].init(8);
       s.dq_empty[i].init(1);
       s.unit_full[i].init(1);
       s.unit_empty[i].init(4);

@@ -56,12 +56,13 @@ struct BackwardKernelArgs {
   int32_t blocks = 0;          // of kBackwardBlock rows, over all rows of the call
   float scale = 1;
 
-  const float* stats = nullptr;  // [q_heads, blocks + 1, 2, 64]: log2-sum-exp (inf: no row), delta
-  float* query_sums = nullptr;   // [q_heads, blocks, head_dim / 64, 4096] dq before the scale
-  int* query_turns = nullptr;    // [q_heads, blocks, head_dim / 64] items that have added; 0
-  float* key_sums = nullptr;     // [ring, slots, 2 (dk, dv), 64 * head_dim]
-  int* key_turns = nullptr;      // [kv_heads, blocks] items that have added, kFinished; 0
-  int* next_unit = nullptr;      // [2] the next item, the next block of queries to finish; 0
+  // [q_heads, blocks + 1, 2, 64 (place_of in backward_stats.cu)] log2-sum-exp (inf: no row), delta.
+  const float* stats = nullptr;
+  float* query_sums = nullptr;  // [q_heads, blocks, head_dim / 64, 4096] dq before the scale
+  int* query_turns = nullptr;   // [q_heads, blocks, head_dim / 64] items that have added; 0
+  float* key_sums = nullptr;    // [ring, slots, 2 (dk, dv), 64 * head_dim]
+  int* key_turns = nullptr;     // [kv_heads, blocks] items that have added, kFinished; 0
+  int* next_unit = nullptr;     // [2] the next item, the next block of queries to finish; 0
 };
 inline constexpr int kFinished = 1 << 30;
 

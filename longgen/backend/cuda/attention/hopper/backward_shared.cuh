@@ -48,7 +48,7 @@ struct alignas(1024) BackwardShared {
   using T = BackwardTile<D>;
   __nv_bfloat16 k[T::kKeys * D], v[T::kKeys * D];
   __nv_bfloat16 q[kQueryStages][T::kQueries * D], dout[kBackwardStages][T::kQueries * D];
-  __nv_bfloat16 ds[2][T::kKeys * T::kQueries];
+  __nv_bfloat16 ds[2][T::kKeys * T::kQueries];  // queries as rows, a panel from each warpgroup
   float dq[2][64 * 64];
   float finish[64 * 64 / kFinishParts];
   __nv_bfloat16 finished[64 * 64];
@@ -56,7 +56,7 @@ struct alignas(1024) BackwardShared {
   Barrier k_full, v_full, keys_empty;
   Barrier q_full[kQueryStages], q_empty[kQueryStages];
   Barrier dout_full[kBackwardStages], dout_empty[kBackwardStages];
-  Barrier ds_full[2], dq_empty[2];
+  Barrier ds_full[2], ds_empty[2], dq_empty[2];
   Barrier finish_full;
   Barrier unit_full[2], unit_empty[2];
   BackwardUnit unit[2];

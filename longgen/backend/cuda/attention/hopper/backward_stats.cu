@@ -20,6 +20,12 @@ __device__ float dot8(uint4 a, uint4 b) {
   return sum;
 }
 
+// Where a row of a block has its numbers: the four that a thread of the backward kernel needs for
+// 16 rows, which are columns of its products (wgmma.cuh), lie together.
+__device__ int place_of(int row) {
+  return row / 16 * 16 + row % 8 / 2 * 4 + row / 8 % 2 * 2 + row % 2;
+}
+
 // One block of rows and one head: log2-sum-exp and the row sums of dout * out. Rows of no document,
 // and the block after the last, get an infinite sum: their probabilities are 0.
 template <int D>
@@ -40,8 +46,8 @@ __global__ void __launch_bounds__(kStatsThreads) stats_kernel(BackwardStatsArgs 
     }
     for (int i = kLanes / 2; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, i);
     if (c == 0) {
-      stats[r] = r < rows ? a.lse[head * a.lse_head + row] * kLog2E : INFINITY;
-      stats[kRows + r] = sum;
+      stats[place_of(r)] = r < rows ? a.lse[head * a.lse_head + row] * kLog2E : INFINITY;
+      stats[kRows + place_of(r)] = sum;
     }
   }
 }
