@@ -1,12 +1,12 @@
 #include "longgen/base/progress.h"
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 
+#include "longgen/base/terminal.h"
 #include "longgen/base/units.h"
 
 namespace longgen {
@@ -16,8 +16,8 @@ constexpr double kTerminalInterval = 0.1;  // seconds between redraws
 constexpr double kPlainInterval = 10;
 
 int terminal_width() {
-  winsize size{};
-  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+  const int columns = terminal_columns(STDERR_FILENO);
+  return columns > 0 ? columns : 80;
 }
 
 }  // namespace

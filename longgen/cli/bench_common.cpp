@@ -1,9 +1,12 @@
 #include "longgen/cli/bench_common.h"
 
+#include <unistd.h>
+
 #include <cstdio>
 
 #include "longgen/backend/cpu/cpu_features.h"
 #include "longgen/base/error.h"
+#include "longgen/base/terminal.h"
 #include "longgen/base/thread_pool.h"
 #include "longgen/base/units.h"
 
@@ -13,7 +16,21 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr double kTera = 1e12, kGiga = 1e9;
-constexpr int kNameWidth = 44;
+// A row's name and its figures stand side by side, or on a terminal without the room below each
+// other.
+constexpr int kNameWidth = 44, kFiguresWidth = 78;
+
+std::string named(const std::string& name, const std::string& numbers) {
+  const int columns = terminal_columns(STDOUT_FILENO);
+  const bool narrow = columns > 0 && columns < kNameWidth + kFiguresWidth;
+  return narrow ? fmt::format("{}{}{}", name, name.empty() ? "" : "\n", numbers)
+                : fmt::format("{:<{}}{}", name, kNameWidth, numbers);
+}
+
+template <typename... Texts>
+std::string figures(const Texts&... texts) {
+  return fmt::format(" {:>5} {:>10} {:>7} {:>9} {:>8} {:>7} {:>7} {:>7} {:>9}", texts...);
+}
 
 int thread_count(const CommonOptions& common) {
   return common.threads > 0 ? common.threads : ThreadPool::hardware_threads();
@@ -141,9 +158,8 @@ void BenchReport::print_machine() const {
 
 void BenchReport::print_header() {
   header_printed_ = true;
-  fmt::print("\n{:<{}} {:>5} {:>10} {:>7} {:>9} {:>8} {:>7} {:>7} {:>7} {:>9}\n", "", kNameWidth,
-             "dtype", "median", "spread", "tokens/s", "TFLOP/s", "of peak", "GB/s", "of read",
-             "resident");
+  fmt::print("\n{}\n", named("", figures("dtype", "median", "spread", "tokens/s", "TFLOP/s",
+                                         "of peak", "GB/s", "of read", "resident")));
 }
 
 void BenchReport::row(const bench::Measurement& m) {
@@ -154,12 +170,13 @@ void BenchReport::row(const bench::Measurement& m) {
   }
   if (!header_printed_) print_header();
   const double flops = m.per_second(m.flops), bytes = m.per_second(m.bytes);
-  fmt::print("{:<{}} {:>5} {:>10} {:>7} {:>9} {:>8} {:>7} {:>7} {:>7} {:>9}\n", m.name, kNameWidth,
-             dtype_name(m.dtype), milliseconds(m.timing.median()),
-             fmt::format("{:.1f} %", 100 * m.timing.spread()), rate(m.per_second(m.tokens), 1, 1),
-             rate(flops, kTera, 3), share(flops, peak_of(m, peaks_)), rate(bytes, kGiga, 1),
-             share(bytes, peaks_.read_bytes),
-             m.resident_bytes > 0 ? format_bytes(m.resident_bytes) : "");
+  fmt::print("{}\n",
+             named(m.name, figures(dtype_name(m.dtype), milliseconds(m.timing.median()),
+                                   fmt::format("{:.1f} %", 100 * m.timing.spread()),
+                                   rate(m.per_second(m.tokens), 1, 1), rate(flops, kTera, 3),
+                                   share(flops, peak_of(m, peaks_)), rate(bytes, kGiga, 1),
+                                   share(bytes, peaks_.read_bytes),
+                                   m.resident_bytes > 0 ? format_bytes(m.resident_bytes) : "")));
   if (!m.breakdown_table.empty()) fmt::print("\n{}\n", m.breakdown_table);
   std::fflush(stdout);
 }

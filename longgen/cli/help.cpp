@@ -1,10 +1,11 @@
 #include "longgen/cli/help.h"
 
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <sstream>
+
+#include "longgen/base/terminal.h"
 
 namespace longgen::cli {
 namespace {
@@ -21,9 +22,8 @@ std::string type_shown(const std::string& type) {
 }  // namespace
 
 size_t help_width() {
-  winsize size{};
-  const bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
-  return known ? std::clamp<size_t>(size.ws_col, 60, 100) : 80;
+  const int columns = terminal_columns(STDOUT_FILENO);
+  return columns > 0 ? std::clamp<size_t>(static_cast<size_t>(columns), 60, 100) : 80;
 }
 
 std::string wrapped(const std::string& text, size_t width, const std::string& indent) {
