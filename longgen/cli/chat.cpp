@@ -1,6 +1,7 @@
 // longgen chat: a conversation with a chat model, typed or from a script.
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "longgen/base/atomic_file.h"
@@ -137,9 +138,15 @@ class ChatCommand : public Command {
     if (found != templates.end()) {
       return {found->second, fmt::format("{}: chat template", model_), tokenizer};
     }
-    if (!template_.empty()) return {read_text_file(template_), template_, tokenizer};
     std::string names;
     for (const auto& [name, text] : templates) names += (names.empty() ? "" : ", ") + name;
+    if (!template_.empty()) {
+      if (!std::filesystem::exists(template_)) {
+        fail("--template {}: neither a template of the model ({}) nor a file", template_,
+             names.empty() ? "it has none" : names);
+      }
+      return {read_text_file(template_), template_, tokenizer};
+    }
     if (!names.empty()) {
       fail("{} has no default chat template; choose with --template: {}", model_, names);
     }

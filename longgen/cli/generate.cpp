@@ -4,6 +4,7 @@
 
 #include "longgen/base/error.h"
 #include "longgen/base/interrupt.h"
+#include "longgen/base/log.h"
 #include "longgen/base/progress.h"
 #include "longgen/base/system.h"
 #include "longgen/base/units.h"
@@ -73,6 +74,10 @@ class GenerateCommand : public Command {
     const auto completions = generate(engine, requests, *loaded.tokenizer, interrupt);
     print_completions(completions);
     std::fflush(stdout);  // before the figures, also where both go to one file
+    if (interrupt.requested() && engine.stats().prefill_tokens == 0) {
+      warn("interrupted before the prompt was read");
+      return kExitInterrupted;
+    }
     print_stats(engine.stats(), loaded);
     return interrupt.requested() ? kExitInterrupted : 0;
   }

@@ -59,6 +59,12 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error) {
   if (command_expected && unknown.empty() && error.get_name() == "RequiredError") {
     what = fmt::format("name one of: {}", fmt::join(commands, ", "));
   }
+  // "--seed: At Most 1 required but received 2"
+  static constexpr std::string_view kTooMany = ": At Most 1 required but received ";
+  if (const size_t at = what.find(kTooMany); at != what.npos) {
+    what = fmt::format("{} is given {} times; once is enough", what.substr(0, at),
+                       what.substr(at + kTooMany.size()));
+  }
   if (!unknown.empty()) {
     const char* kind = command_expected ? "command" : "argument";
     if (unknown[0].starts_with("-")) kind = "option";

@@ -165,6 +165,10 @@ TEST_F(Chat, ErrorsNameWhatIsWrong) {
   const auto none = testing::run_program(LONGGEN_PROGRAM, with_model({"-p", "x"}), folder_);
   EXPECT_EQ(none.code, 1);
   EXPECT_THAT(none.err, HasSubstr("has no chat template"));
+  const auto unknown = testing::run_program(
+      LONGGEN_PROGRAM, with_model({"-p", "x", "--template", "no-such"}), folder_);
+  EXPECT_EQ(unknown.code, 1);
+  EXPECT_THAT(unknown.err, HasSubstr("--template no-such: neither a template of the model"));
   write("chat.jinja", "{{ raise_exception('no users') }}");
   const auto refused = chat({"-p", "x"});
   EXPECT_EQ(refused.code, 1);

@@ -45,6 +45,8 @@ TEST_F(Program, WrongCommandLinesAreNamedInTwoLines) {
       {{"--bogus"}, "error: unknown option --bogus\nRun longgen --help"},
       {{"inspect", "--bogus"}, "error: unknown option --bogus\nRun longgen inspect --help"},
       {{"score", "model", "extra"}, "error: unknown argument extra\nRun longgen score --help"},
+      {{"generate", "m", "-n", "1", "-n", "2"},
+       "error: --max-new-tokens is given 2 times; once is enough\nRun longgen generate --help"},
       {{"generate"}, "error: model is required\nRun longgen generate --help"},
       {{"bench"},
        "error: name one of: attention, gemm, prefill, decode, train\nRun longgen bench --help"}};
