@@ -6,23 +6,15 @@
 #include <limits>
 
 #include "longgen/backend/backend.h"
+#include "tests/testing/error_of.h"
 #include "tests/testing/finite_difference.h"
 
 namespace longgen {
 namespace {
 
+using testing::error_of;
 using ::testing::HasSubstr;
 using testing::RandomTensor;
-
-template <typename F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 // softmax(mask(scale q k^T)) v with a full matrix of scores and the element mask.
 std::vector<double> dense_attention(const RandomTensor& q, const RandomTensor& k,
@@ -130,7 +122,7 @@ TEST(Reference, RefusesAReleasedBlockThatAQuerySees) {
                         .scale = 1};
   backend->attention_forward(args);  // block 0 is not seen
   pattern.local_blocks = 2;
-  EXPECT_THAT(message_of([&] { backend->attention_forward(args); }),
+  EXPECT_THAT(error_of([&] { backend->attention_forward(args); }),
               HasSubstr("block 0 has been released"));
 }
 
@@ -190,11 +182,11 @@ TEST(Reference, RefusesOtherTypesAndShapesByName) {
   std::vector<float> floats(4);
   RandomTensor x({2, 3}, 1), w({4, 2}, 2), y({2, 4}, 3);
   const Tensor wrong(floats.data(), DType::kF32, {1, 4});
-  EXPECT_THAT(message_of([&] { backend->linear_forward(y, x, w, Tensor(), false); }),
+  EXPECT_THAT(error_of([&] { backend->linear_forward(y, x, w, Tensor(), false); }),
               HasSubstr("linear weight is [4, 2] f64, but [4, 3] f64"));
-  EXPECT_THAT(message_of([&] { backend->add(wrong, x, x); }), HasSubstr("add out is [1, 4] f32"));
+  EXPECT_THAT(error_of([&] { backend->add(wrong, x, x); }), HasSubstr("add out is [1, 4] f32"));
   std::vector<int32_t> ids = {0, 9};
-  EXPECT_THAT(message_of([&] {
+  EXPECT_THAT(error_of([&] {
                 backend->embedding_forward(x.tensor().slice(0, 0, 2), RandomTensor({5, 3}, 1),
                                            Tensor::of(std::span(ids)), false);
               }),

@@ -18,12 +18,14 @@
 #include "longgen/base/system.h"
 #include "longgen/base/thread_pool.h"
 #include "longgen/base/units.h"
+#include "tests/testing/error_of.h"
 
 namespace longgen {
 namespace {
 
 namespace fs = std::filesystem;
 using ::testing::ElementsAre;
+using testing::error_of;
 using ::testing::HasSubstr;
 
 class TemporaryFolder : public ::testing::Test {
@@ -36,16 +38,6 @@ class TemporaryFolder : public ::testing::Test {
   void TearDown() override { fs::remove_all(folder_); }
   fs::path folder_;
 };
-
-template <typename F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(CheckedTest, OverflowThrows) {
   EXPECT_EQ(checked_mul<int64_t>(1 << 20, 1 << 20), int64_t{1} << 40);
@@ -155,7 +147,7 @@ TEST_F(TemporaryFolder, AtomicFileAppearsWholeOrNot) {
     file.commit();
   }
   EXPECT_EQ(read_text_file(path), "second");
-  EXPECT_THAT(message_of([&] { write_file_atomically(folder_ / "no" / "x", ""); }),
+  EXPECT_THAT(error_of([&] { write_file_atomically(folder_ / "no" / "x", ""); }),
               HasSubstr("no/x"));
 }
 
@@ -169,7 +161,7 @@ TEST_F(TemporaryFolder, FullDiskLeavesTheOldFile) {
   std::signal(SIGXFSZ, SIG_IGN);
   setrlimit(RLIMIT_FSIZE, &small);
   const std::string text =
-      message_of([&] { write_file_atomically(path, std::string(100'000, 'x')); });
+      error_of([&] { write_file_atomically(path, std::string(100'000, 'x')); });
   setrlimit(RLIMIT_FSIZE, &before);
   EXPECT_THAT(text, HasSubstr("cannot write"));
   EXPECT_EQ(read_text_file(path), "old");
@@ -177,7 +169,7 @@ TEST_F(TemporaryFolder, FullDiskLeavesTheOldFile) {
 
 TEST_F(TemporaryFolder, LockRefusesASecondHolder) {
   DirectoryLock first(folder_);
-  const std::string text = message_of([&] { DirectoryLock second(folder_); });
+  const std::string text = error_of([&] { DirectoryLock second(folder_); });
   EXPECT_THAT(text, HasSubstr("in use by another run (process " + std::to_string(getpid())));
 }
 
@@ -186,14 +178,14 @@ TEST_F(TemporaryFolder, FoldersAreMadeOrNamed) {
   create_folders(folder_ / "a" / "b");
   EXPECT_TRUE(std::filesystem::is_directory(folder_ / "a" / "b"));
   write_file_atomically(folder_ / "file", "");
-  EXPECT_THAT(message_of([&] { create_folders(folder_ / "file" / "c"); }),
+  EXPECT_THAT(error_of([&] { create_folders(folder_ / "file" / "c"); }),
               HasSubstr("cannot create folder " + (folder_ / "file" / "c").string()));
 }
 
 // Opening it the usual way would wait for ever.
 TEST_F(TemporaryFolder, APipeIsNoFile) {
   ASSERT_EQ(mkfifo((folder_ / "pipe").c_str(), 0600), 0);
-  EXPECT_THAT(message_of([&] { MappedFile file(folder_ / "pipe"); }),
+  EXPECT_THAT(error_of([&] { MappedFile file(folder_ / "pipe"); }),
               HasSubstr("is a pipe or a device, not a regular file"));
 }
 
@@ -209,22 +201,22 @@ TEST_F(TemporaryFolder, ReadingPastAMappedFileIsCaught) {
 #endif
 
 TEST_F(TemporaryFolder, MappedFiles) {
-  EXPECT_THAT(message_of([&] { MappedFile file(folder_ / "none"); }), HasSubstr("none"));
-  EXPECT_THAT(message_of([&] { MappedFile file(folder_); }), HasSubstr("not a regular file"));
+  EXPECT_THAT(error_of([&] { MappedFile file(folder_ / "none"); }), HasSubstr("none"));
+  EXPECT_THAT(error_of([&] { MappedFile file(folder_); }), HasSubstr("not a regular file"));
   write_file_atomically(folder_ / "empty", "");
   EXPECT_EQ(MappedFile(folder_ / "empty").size(), 0u);
   write_file_atomically(folder_ / "text", "abc");
-  EXPECT_THAT(message_of([&] { read_text_file(folder_ / "text", 2); }), HasSubstr("at most 2"));
+  EXPECT_THAT(error_of([&] { read_text_file(folder_ / "text", 2); }), HasSubstr("at most 2"));
 }
 
 TEST(ByteReaderTest, ErrorsNameFileFieldAndOffset) {
   const std::string text = "\x01\x02\x03\x04\x05";
   ByteReader reader(std::as_bytes(std::span(text.data(), text.size())), "model.bin");
   EXPECT_EQ(reader.read<uint32_t>("magic"), 0x04030201u);
-  EXPECT_THAT(message_of([&] { reader.read<uint16_t>("version"); }),
+  EXPECT_THAT(error_of([&] { reader.read<uint16_t>("version"); }),
               HasSubstr("model.bin: version at offset 4"));
-  EXPECT_THAT(message_of([&] { reader.take(UINT64_MAX, "blob"); }), HasSubstr("blob"));
-  EXPECT_THAT(message_of([&] { reader.seek(6, "data offset"); }), HasSubstr("data offset"));
+  EXPECT_THAT(error_of([&] { reader.take(UINT64_MAX, "blob"); }), HasSubstr("blob"));
+  EXPECT_THAT(error_of([&] { reader.seek(6, "data offset"); }), HasSubstr("data offset"));
 }
 
 TEST(SystemTest, MemoryFiguresAreSane) {

@@ -13,16 +13,18 @@
 
 #include "longgen/base/atomic_file.h"
 #include "longgen/base/error.h"
+#include "tests/testing/error_of.h"
 
 namespace longgen {
 namespace {
 
 namespace fs = std::filesystem;
 using ::testing::ElementsAre;
+using testing::error_of;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-class TextInputTest : public testing::Test {
+class TextInputTest : public ::testing::Test {
  protected:
   TextInputTest() {
     std::string name = (fs::temp_directory_path() / "longgen-input-XXXXXX").string();
@@ -47,15 +49,6 @@ std::vector<std::string> lines_of(TextInput& input) {
   std::vector<std::string> lines;
   for (std::string line; input.next_line(line);) lines.push_back(line);
   return lines;
-}
-
-std::string error_of(const std::function<void()>& read) {
-  try {
-    read();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // Writes the parts a moment apart, as a program does.

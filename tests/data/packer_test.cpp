@@ -8,12 +8,14 @@
 
 #include "longgen/base/error.h"
 #include "tests/data/data_testing.h"
+#include "tests/testing/error_of.h"
 
 namespace longgen::data {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
+using longgen::testing::error_of;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 std::string jsonl(const std::vector<std::string>& texts) {
   std::string lines;
@@ -22,7 +24,7 @@ std::string jsonl(const std::vector<std::string>& texts) {
 }
 
 // One source of documents, or several.
-class PackerTest : public testing::Test {
+class PackerTest : public ::testing::Test {
  protected:
   Corpus corpus(const std::vector<std::vector<std::string>>& sources,
                 std::vector<SourceOptions> options = {}) {
@@ -205,14 +207,6 @@ TEST_F(PackerTest, SplitHoldsOutWholeDocuments) {
 }
 
 TEST_F(PackerTest, SaysWhatIsWrong) {
-  const auto error_of = [](const std::function<void()>& action) -> std::string {
-    try {
-      action();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
-  };
   EXPECT_THAT(error_of([&] { corpus({{"", ""}}); }), HasSubstr("holds no text"));
   EXPECT_THAT(error_of([&] { corpus({}); }), HasSubstr("data.paths"));
   EXPECT_THAT(error_of([&] { corpus({{"a"}, {"b"}}, {{.weight = 1}, {}}); }), HasSubstr("1 of 2"));

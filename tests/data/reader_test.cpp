@@ -4,27 +4,20 @@
 
 #include "longgen/base/error.h"
 #include "tests/data/data_testing.h"
+#include "tests/testing/error_of.h"
 
 namespace longgen::data {
 namespace {
 
-using testing::AllOf;
-using testing::ElementsAre;
-using testing::HasSubstr;
+using longgen::testing::error_of;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 std::vector<std::string> read(const SourceFile& file) {
   std::vector<std::string> documents;
   read_documents(file, "text", [&](std::string_view text) { documents.emplace_back(text); });
   return documents;
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
 }
 
 TEST(Reader, FindsTextBelowAFolderInPathOrder) {

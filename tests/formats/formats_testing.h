@@ -16,6 +16,7 @@
 #include "longgen/formats/dequantize.h"
 #include "longgen/model/config.h"
 #include "longgen/model/weights.h"
+#include "tests/testing/error_of.h"
 
 namespace longgen::testing {
 
@@ -108,16 +109,5 @@ GgufBuilder tiny_gguf(const model::ModelConfig& config, uint64_t seed = 1);
 // config.json and model.safetensors of tiny_weights.
 void write_tiny_model(const std::filesystem::path& folder, const model::ModelConfig& config,
                       uint64_t seed = 1);
-
-// Runs `action`, which must throw Error; gives its text.
-template <typename Action>
-std::string error_of(Action&& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error was thrown";
-}
 
 }  // namespace longgen::testing

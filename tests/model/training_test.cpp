@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "longgen/model/decoder.h"
+#include "tests/testing/error_of.h"
 #include "tests/testing/finite_difference.h"
 #include "tests/testing/golden_model.h"
 #include "tests/testing/poisoned_memory.h"
@@ -218,13 +219,8 @@ TEST(TrainingGradients, FrozenParametersGetNone) {
 
 TEST(TrainingErrors, NameTheRowOrTheLimit) {
   Fixture f("isolated");
-  const auto message = [&](const PackedSequence& sequence) -> std::string {
-    try {
-      f.run({}, sequence);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
+  const auto message = [&](const PackedSequence& sequence) {
+    return testing::error_of([&] { f.run({}, sequence); });
   };
   using ::testing::HasSubstr;
   std::vector<int32_t> ids = f.golden.ids, labels = f.golden.labels;

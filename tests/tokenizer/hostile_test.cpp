@@ -5,25 +5,17 @@
 #include "longgen/base/error.h"
 #include "longgen/tokenizer/byte_tokenizer.h"
 #include "longgen/tokenizer/sentencepiece_model.h"
+#include "tests/testing/error_of.h"
 #include "tests/tokenizer/tokenizer_test_data.h"
 
 namespace longgen::tokenizer::testing {
 namespace {
 
 using formats::Json;
+using longgen::testing::error_of;
 
 void write(const fs::path& path, std::string_view text) {
   std::ofstream(path, std::ios::binary) << text;
-}
-
-// The message of the Error that `action` throws; "" when it throws none.
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 // A small tokenizer.json that is right: bytes "a", "b", " ", their merges and one special token.
