@@ -58,7 +58,7 @@ format:
 
 lint: build
 	git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run -Werror
-	git ls-files 'longgen/*.cpp' | xargs -P $(JOBS) -n 4 clang-tidy -p $(BUILD) --quiet
+	git ls-files 'longgen/*.cpp' 'bench/*.cpp' | xargs -P $(JOBS) -n 4 clang-tidy -p $(BUILD) --quiet
 
 fuzz:
 	@scripts/fuzz.sh $(FUZZ_EXECUTIONS)

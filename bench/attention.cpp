@@ -30,7 +30,8 @@ double pairs(const AttentionCase& c, int64_t begin) {
   for (int64_t head = 0; head < c.kv_heads; ++head) {
     sum += static_cast<double>(c.pattern.pairs(begin, c.length, head));
   }
-  return sum * static_cast<double>(c.q_heads / c.kv_heads);
+  const int64_t group = c.q_heads / c.kv_heads;
+  return sum * static_cast<double>(group);
 }
 
 // A document's tensors, and the two calls over them.
@@ -252,6 +253,7 @@ Measurement measure_attention(const AttentionCase& c, Backend& backend, const Re
         on_device ? static_cast<int>(std::clamp(kBeyondCaches / bytes, 1.0, 64.0)) : 1;
     const int calls = on_device ? copies * ceil_div(kCallsOfStep, copies) : 1;
     std::vector<std::unique_ptr<PagedBatch>> batches;
+    batches.reserve(static_cast<size_t>(copies));
     for (int i = 0; i < copies; ++i) batches.push_back(std::make_unique<PagedBatch>(c, backend));
     size_t next = 0;
     m.timing = measure_calls(

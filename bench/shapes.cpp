@@ -85,6 +85,7 @@ void fill_constant(const Tensor& x, float value, Backend* backend) {
 
 std::vector<std::string> shape_names() {
   std::vector<std::string> names;
+  names.reserve(kShapes.size());
   for (const Shape& shape : kShapes) names.emplace_back(shape.name);
   return names;
 }
