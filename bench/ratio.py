@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How much faster a hybrid is than its all-full twin, beside what its work says it should be.
 
-usage: ratio.py HYBRID.jsonl TWIN.jsonl      (what one `longgen bench ... --json` printed for each)
+HYBRID.jsonl and TWIN.jsonl are what one `longgen bench ... --json` printed for each.
 
 train, prefill (--breakdown): work is matrix products, attention forward and attention backward. The twin's run gives
 the rate of each kind in FLOP/s by unmasked pairs. What each model executes of a kind, recomputation included, over
@@ -21,8 +21,13 @@ import json
 
 
 def read_rows(path):
-    with open(path) as file:
-        rows = [json.loads(line) for line in file if line.startswith("{")]
+    try:
+        with open(path, encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file if line.startswith("{")]
+    except OSError as error:
+        raise SystemExit(f"error: {path}: {error.strerror}")
+    except ValueError as error:
+        raise SystemExit(f"error: {path}: not as longgen bench --json prints it ({error})")
     return [row for row in rows if "seconds" in row]
 
 
@@ -101,8 +106,8 @@ def compare_bytes(hybrid, twin):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("hybrid")
-    parser.add_argument("twin")
+    parser.add_argument("hybrid", metavar="HYBRID.jsonl")
+    parser.add_argument("twin", metavar="TWIN.jsonl")
     args = parser.parse_args()
     hybrid, twin = read_rows(args.hybrid), read_rows(args.twin)
     if not hybrid or not twin:

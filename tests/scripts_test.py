@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The scripts that make retrieval text and pages of results, as a user calls them.
+"""The scripts that make retrieval text and pages of results, and that compare two runs of bench, as a user calls them.
 
 usage: scripts_test.py SOURCE_DIR
 """
@@ -15,7 +15,7 @@ SOURCE = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file_
 
 
 def script(name, *arguments, folder):
-    return subprocess.run([sys.executable, SOURCE / "scripts" / name, *arguments], cwd=folder, capture_output=True, text=True)
+    return subprocess.run([sys.executable, SOURCE / name, *arguments], cwd=folder, capture_output=True, text=True)
 
 
 class Balanced(html.parser.HTMLParser):
@@ -55,7 +55,7 @@ class InAFolder(unittest.TestCase):
 
 class RetrievalText(InAFolder):
     def make(self, *arguments):
-        return script("retrieval_text.py", "-o", "x.jsonl", *arguments, folder=self.folder)
+        return script("scripts/retrieval_text.py", "-o", "x.jsonl", *arguments, folder=self.folder)
 
     def test_same_arguments_same_bytes(self):
         books = str(SOURCE / "demo/text")
@@ -99,7 +99,7 @@ class ExtensionReport(InAFolder):
         (self.folder / "run/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def make(self, *arguments):
-        return script("extension_report.py", "-o", "r.html", *arguments, folder=self.folder)
+        return script("scripts/extension_report.py", "-o", "r.html", *arguments, folder=self.folder)
 
     def test_a_page_says_what_was_measured_and_escapes_names(self):
         result = self.make("--title", "a <b> & c", "--model", "<i>one", "ev", "run", "--model", "two", "ev", "--json", "r.json")
@@ -122,6 +122,20 @@ class ExtensionReport(InAFolder):
         self.assert_refused(self.make("--model", "m", "ev", "torn"), "ev torn: not as longgen writes it")
         self.assert_refused(self.make("--model", "m"), "EVAL_DIR")
         self.assert_refused(self.make("--model", "m", "ev", "-o", "none/r.html"), "cannot write none/r.html")
+
+
+class Ratio(InAFolder):
+    def make(self, hybrid, twin):
+        for name, rows in (("h.jsonl", hybrid), ("t.jsonl", twin)):
+            (self.folder / name).write_text(rows if isinstance(rows, str) else "".join(json.dumps(r) + "\n" for r in rows))
+        return script("bench/ratio.py", "h.jsonl", "t.jsonl", folder=self.folder)
+
+    def test_wrong_files_are_named(self):
+        self.assert_refused(script("bench/ratio.py", "none", "none", folder=self.folder), "error: none")
+        self.assert_refused(self.make("{\n", "{\n"), "h.jsonl: not as longgen bench --json prints it")
+        self.assert_refused(self.make("", ""), "no row")
+        row = {"name": "prefill", "seconds": {"median": 1.0}}
+        self.assert_refused(self.make([row], [row]), "--breakdown")
 
 
 if __name__ == "__main__":
