@@ -14,7 +14,7 @@ namespace {
 
 // Enough rows to keep the products busy; more would only cost memory.
 int64_t mlp_chunk(Backend& backend) {
-  return backend.memory().device() == Device::kHost ? 2048 : 8192;
+  return backend.memory().device() == Device::kHost ? 2048 : 16384;
 }
 
 }  // namespace

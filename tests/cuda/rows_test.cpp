@@ -91,42 +91,76 @@ TEST_P(CudaRows, FewRowsDoNotDependOnEachOther) {
 
 // Large products run on kernels that are chosen by rule: the same sums as those of smaller ones
 // that give parts of the result, but for the order within them. Sizes fill 132 processors with
-// whole waves of tiles: of y and dx, of a wide y, of dw.
+// whole waves of the tiles of each rule but the second for many columns.
 TEST_P(CudaRows, LargeProductsAreThoseOfTheirParts) {
   if (dtype() != DType::kBF16) return;
   constexpr int64_t kDepth = 2048, kPart = 1056;
-  for (const auto& [m, n] : {std::pair<int64_t, int64_t>{5280, 2048}, {2816, 8448}, {2048, 5280}}) {
-    Operand &x = input({m, kDepth}), &w = input({n, kDepth}), &dy = input({m, n});
-    Operand &y = output(DType::kF32, {m, n}), &y_parts = output(DType::kF32, {m, n});
-    Operand &dx = output(DType::kF32, {m, kDepth}), &dx_parts = output(DType::kF32, {m, kDepth});
-    Operand &dw = output(DType::kF32, {n, kDepth}), &dw_parts = output(DType::kF32, {n, kDepth});
+  struct Case {
+    int64_t m, n;
+    bool y, dx, dw;
+  };
+  for (const Case& c : {Case{5280, 2048, true, true, false},
+                        {4224, 2048, false, true, false},
+                        {2048, 4224, true, false, true},
+                        {2048, 11088, true, false, false}}) {
     Backend& b = cuda();
     const auto t = [&](Operand& o) { return on_device(o.tested()); };
-    for (Operand* sums : {&dx, &dx_parts, &dw, &dw_parts}) b.zero(t(*sums));
-    b.linear_forward(t(y), t(x), t(w), Tensor(), false);
-    b.linear_backward_input(t(dx), t(dy), t(w), true);
-    b.linear_backward_weight(t(dw), t(dy), t(x));
-    for (int64_t at = 0; at < n; at += kPart) {
-      const int64_t count = std::min(kPart, n - at);
-      const Tensor own = t(w).slice(0, at, count), d = t(dy).slice(1, at, count);
-      b.linear_forward(t(y_parts).slice(1, at, count), t(x), own, Tensor(), false);
-      b.linear_backward_weight(t(dw_parts).slice(0, at, count), d, t(x));
-    }
-    for (int64_t at = 0; at < m; at += kPart) {
-      const int64_t count = std::min(kPart, m - at);
-      b.linear_backward_input(t(dx_parts).slice(0, at, count), t(dy).slice(0, at, count), t(w),
-                              true);
-    }
-    download();
-    // Sums of 2,048 to 8,448 products of numbers up to 1 are off by thousandths at most in f32;
-    // any other element is off by tens.
-    for (const auto& [whole, parts] :
-         {std::pair{&y, &y_parts}, std::pair{&dx, &dx_parts}, std::pair{&dw, &dw_parts}}) {
-      for (int64_t r = 0; r < whole->tested().dim(0); ++r) {
-        for (int64_t c = 0; c < whole->tested().dim(1); ++c) {
-          ASSERT_NEAR(whole->actual(r, c), parts->actual(r, c), 1e-2) << n << " " << r << " " << c;
+    Operand &x = input({c.m, kDepth}), &w = input({c.n, kDepth}), &dy = input({c.m, c.n});
+    // Calls product(result, first, count) for the whole result and for its parts.
+    const auto compare = [&](int64_t rows, int64_t columns, int64_t length, const auto& product) {
+      Operand& whole = output(DType::kF32, {rows, columns});
+      Operand& parts = output(DType::kF32, {rows, columns});
+      for (Operand* sums : {&whole, &parts}) b.zero(t(*sums));
+      product(t(whole), 0, length);
+      for (int64_t at = 0; at < length; at += kPart) {
+        product(t(parts), at, std::min(kPart, length - at));
+      }
+      download();
+      // Sums of 2,048 to 11,088 products of numbers up to 1 are off by thousandths at most in f32;
+      // any other element is off by tens.
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t i = 0; i < columns; ++i) {
+          const double apart = std::abs(whole.actual(r, i) - parts.actual(r, i));
+          if (!(apart <= 1e-2))
+            FAIL() << c.m << " x " << c.n << ": " << apart << " at " << r << " " << i;
         }
       }
+    };
+    if (c.y) {
+      compare(c.m, c.n, c.n, [&](const Tensor& y, int64_t at, int64_t count) {
+        b.linear_forward(y.slice(1, at, count), t(x), t(w).slice(0, at, count), Tensor(), false);
+      });
+    }
+    if (c.dx) {
+      compare(c.m, kDepth, c.m, [&](const Tensor& dx, int64_t at, int64_t count) {
+        b.linear_backward_input(dx.slice(0, at, count), t(dy).slice(0, at, count), t(w), true);
+      });
+    }
+    if (c.dw) {
+      compare(c.n, kDepth, c.n, [&](const Tensor& dw, int64_t at, int64_t count) {
+        b.linear_backward_weight(dw.slice(0, at, count), t(dy).slice(1, at, count), t(x));
+      });
+    }
+  }
+}
+
+TEST_P(CudaRows, LinearOntoOtherMemory) {
+  for (const Shape& s : kShapes) {
+    for (const bool with_bias : {false, true}) {
+      Operand& x = input({s.rows, s.k}, 1, 8);
+      Operand& w = input({s.n, s.k});
+      Operand& bias = input({s.n});
+      Operand& base = input({s.rows, s.n}, 1, 8);
+      Operand& y = output({s.rows, s.n}, 8);
+      Operand& y_elsewhere = output({s.rows, s.n}, 16);  // strides differ: the base is copied
+      run([&](Backend& b, auto t) {
+        b.linear_forward_onto(t(y), t(base), t(x), t(w), with_bias ? t(bias) : Tensor());
+        b.linear_forward_onto(t(y_elsewhere), t(base), t(x), t(w), Tensor());
+      });
+      // As in LinearForward; a bias is rounded once more.
+      const double rounded = dtype() == DType::kBF16 ? (with_bias ? 2 : 1) / 512.0 : 0;
+      expect_close(y, 2 * sum_error(s.k) + rounded, "onto a base");
+      expect_close(y_elsewhere, 2 * sum_error(s.k) + rounded, "onto a base of other strides");
     }
   }
 }
@@ -172,7 +206,9 @@ TEST_P(CudaRows, Norms) {
                               {700, 2048},
                               {9, 4096},
                               {3, 8184},
-                              {2, 9000}}) {
+                              {2, 9000},
+                              {4099, 40},
+                              {4097, 1032}}) {
       const int64_t d = shape.back();
       int64_t rows = 1;
       for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
@@ -292,23 +328,45 @@ TEST_P(CudaRows, Rope) {
 }
 
 TEST_P(CudaRows, Activations) {
+  // In bf16: rows with gaps between them, or not of whole 16 bytes; and rows without, which are
+  // dealt out as one long row where that comes out even.
+  struct Case {
+    bool gated;
+    int64_t rows, n, gap;
+  };
   for (const Activation act :
        {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu}) {
-    for (const auto& [gated, n] : {std::pair{true, 200}, {false, 200}, {true, 203}, {true, 4096}}) {
-      Operand& gate = input({33, n}, 6, 8);
-      Operand& up = input({33, n}, 1, 16);
-      Operand& out = output({33, n});
-      Operand& dout = input({33, n});
-      Operand& dgate = output({33, n});
-      Operand& dup = output({33, n});
+    for (const Case& c : {Case{true, 33, 200, 8},
+                          {false, 33, 200, 8},
+                          {true, 33, 203, 8},
+                          {true, 33, 6152, 8},
+                          {true, 96, 640, 0},
+                          {false, 128, 96, 0},
+                          {true, 67, 104, 0}}) {
+      const std::initializer_list<int64_t> shape = {c.rows, c.n};
+      Operand& gate = input(shape, 6, c.gap);
+      Operand& up = input(shape, 1, 2 * c.gap);
+      Operand& out = output(shape);
+      Operand& out_too = output(shape);
+      Operand& dout = input(shape);
+      Operand& dgate = output(shape);
+      Operand& dup = output(shape);
+      Operand& gate_in_place = input(shape, 6, c.gap);
+      Operand& up_in_place = input(shape, 1, c.gap);
       run([&](Backend& b, auto t) {
-        const auto maybe = [&](Operand& x) { return gated ? t(x) : Tensor(); };
+        const auto maybe = [&](Operand& x) { return c.gated ? t(x) : Tensor(); };
         b.activation_forward(act, t(out), t(gate), maybe(up));
         b.activation_backward(act, t(dgate), maybe(dup), t(dout), t(gate), maybe(up));
+        b.activation_both(act, t(out_too), t(gate_in_place), maybe(up_in_place), t(dout),
+                          t(gate_in_place), maybe(up_in_place));
       });
       expect_close(out, kPointwise, "forward");
       expect_close(dgate, kPointwise, "dgate");
-      if (gated) expect_close(dup, kPointwise, "dup");
+      expect_close(out_too, kPointwise, "forward with backward");
+      expect_close(gate_in_place, kPointwise, "dgate in place");
+      if (!c.gated) continue;
+      expect_close(dup, kPointwise, "dup");
+      expect_close(up_in_place, kPointwise, "dup in place");
     }
   }
 }

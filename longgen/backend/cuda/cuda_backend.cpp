@@ -287,6 +287,37 @@ void CudaBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightV
   }
 }
 
+void CudaBackend::linear_forward_onto(const Tensor& y, const Tensor& base, const Tensor& x,
+                                      const WeightView& weight, const Tensor& bias) {
+  const Tensor& w = plain(weight);
+  checks().rank("linear", "x", x, 2);
+  checks().activation("linear", "x", x);
+  checks().exact("linear", "weight", w, x.dtype(), {w.dim(0), x.dim(1)});
+  checks().activation("linear", "y", y);
+  checks().exact("linear", "y", y, y.dtype(), {x.dim(0), w.dim(0)});
+  checks().exact("linear", "base", base, y.dtype(), {x.dim(0), w.dim(0)});
+  const ProductArgs args{.m = x.dim(0),
+                         .n = w.dim(0),
+                         .k = x.dim(1),
+                         .a = x.raw(),
+                         .b = w.raw(),
+                         .c = y.raw(),
+                         .a_stride = x.stride(0),
+                         .b_stride = w.stride(0),
+                         .c_stride = y.stride(0),
+                         .b_transposed = true,
+                         .type = element_of(x.dtype()),
+                         .c_type = element_of(y.dtype()),
+                         .accumulate = true,
+                         .base = base.raw()};
+  if (y.raw() == base.raw() || y.stride(0) != base.stride(0) || bias.defined() ||
+      takes_few_rows(args)) {
+    return Backend::linear_forward_onto(y, base, x, weight, bias);
+  }
+  if (collected("linear onto", y, base, x, w)) return;
+  products_.run(args);
+}
+
 void CudaBackend::linear_backward_input(const Tensor& dx, const Tensor& dy,
                                         const WeightView& weight, bool accumulate) {
   const Tensor& w = plain(weight);
@@ -371,6 +402,19 @@ void CudaBackend::activation_forward(Activation act, const Tensor& out, const Te
 
 void CudaBackend::activation_backward(Activation act, const Tensor& dgate, const Tensor& dup,
                                       const Tensor& dout, const Tensor& gate, const Tensor& up) {
+  activation_slopes(act, Tensor(), dgate, dup, dout, gate, up);
+}
+
+void CudaBackend::activation_both(Activation act, const Tensor& out, const Tensor& dgate,
+                                  const Tensor& dup, const Tensor& dout, const Tensor& gate,
+                                  const Tensor& up) {
+  checks().like("activation", "out", out, gate.dtype(), gate);
+  activation_slopes(act, out, dgate, dup, dout, gate, up);
+}
+
+void CudaBackend::activation_slopes(Activation act, const Tensor& out, const Tensor& dgate,
+                                    const Tensor& dup, const Tensor& dout, const Tensor& gate,
+                                    const Tensor& up) {
   refuse_in_step("activation backward");
   checks().activation("activation backward", "gate", gate);
   require(dup.defined() == up.defined(), "cuda activation backward: up and dup go together");
@@ -380,11 +424,11 @@ void CudaBackend::activation_backward(Activation act, const Tensor& dgate, const
     checks().like("activation backward", "up", up, gate.dtype(), gate);
     checks().like("activation backward", "dup", dup, gate.dtype(), gate);
   }
-  cuda::activation_backward(static_cast<int>(act), last_dimension_rows(dgate),
-                            dup.defined() ? last_dimension_rows(dup) : Rows{},
-                            last_dimension_rows(dout), last_dimension_rows(gate),
-                            up.defined() ? last_dimension_rows(up) : Rows{},
-                            element_of(gate.dtype()), stream_.get());
+  cuda::activation_backward(
+      static_cast<int>(act), out.defined() ? last_dimension_rows(out) : Rows{},
+      last_dimension_rows(dgate), dup.defined() ? last_dimension_rows(dup) : Rows{},
+      last_dimension_rows(dout), last_dimension_rows(gate),
+      up.defined() ? last_dimension_rows(up) : Rows{}, element_of(gate.dtype()), stream_.get());
 }
 
 void CudaBackend::add(const Tensor& out, const Tensor& a, const Tensor& b) {

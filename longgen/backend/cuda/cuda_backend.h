@@ -56,6 +56,8 @@ class CudaBackend : public Backend, public DeviceQueue {
 
   void linear_forward(const Tensor& y, const Tensor& x, const WeightView& w, const Tensor& bias,
                       bool accumulate) override;
+  void linear_forward_onto(const Tensor& y, const Tensor& base, const Tensor& x,
+                           const WeightView& w, const Tensor& bias) override;
   void linear_backward_input(const Tensor& dx, const Tensor& dy, const WeightView& w,
                              bool accumulate) override;
   void linear_backward_weight(const Tensor& dw, const Tensor& dy, const Tensor& x) override;
@@ -76,6 +78,8 @@ class CudaBackend : public Backend, public DeviceQueue {
                           const Tensor& up) override;
   void activation_backward(Activation act, const Tensor& dgate, const Tensor& dup,
                            const Tensor& dout, const Tensor& gate, const Tensor& up) override;
+  void activation_both(Activation act, const Tensor& out, const Tensor& dgate, const Tensor& dup,
+                       const Tensor& dout, const Tensor& gate, const Tensor& up) override;
   void add(const Tensor& out, const Tensor& a, const Tensor& b) override;
 
   void softmax_cross_entropy(const Tensor& losses, const Tensor& dlogits, const Tensor& logits,
@@ -106,6 +110,9 @@ class CudaBackend : public Backend, public DeviceQueue {
   }
   // Throws Error in a step: the call is made for whole passes, or reads back.
   void refuse_in_step(std::string_view operation) const;
+  // `out` may be undefined.
+  void activation_slopes(Activation act, const Tensor& out, const Tensor& dgate, const Tensor& dup,
+                         const Tensor& dout, const Tensor& gate, const Tensor& up);
   const int32_t* put_table(const KvView& kv);
 
   void upload(const Tensor& dst, const Tensor& src);

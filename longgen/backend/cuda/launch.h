@@ -65,8 +65,10 @@ void rope(const Rows& x, int64_t heads, const float* table, int64_t table_stride
 // activation: the value of longgen::Activation. up may have null data.
 void activation_forward(int activation, const Rows& out, const Rows& gate, const Rows& up,
                         Element type, cudaStream_t stream);
-void activation_backward(int activation, const Rows& dgate, const Rows& dup, const Rows& dout,
-                         const Rows& gate, const Rows& up, Element type, cudaStream_t stream);
+// out, which may have null data, receives what activation_forward would write.
+void activation_backward(int activation, const Rows& out, const Rows& dgate, const Rows& dup,
+                         const Rows& dout, const Rows& gate, const Rows& up, Element type,
+                         cudaStream_t stream);
 void add(const Rows& out, const Rows& a, const Rows& b, Element type, cudaStream_t stream);
 
 // logits f32 [T, V]; dlogits (its data may be null) of `type`.

@@ -19,6 +19,7 @@ struct ProductArgs {
   Element type = Element::kBF16, c_type = Element::kBF16;
   const void* bias = nullptr;  // only where C has the type of A and B, and nothing is accumulated
   bool accumulate = false;
+  const void* base = nullptr;  // with accumulate: what is added to instead of C, strided like it
 };
 
 }  // namespace longgen::cuda

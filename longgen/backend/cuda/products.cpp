@@ -3,6 +3,7 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
 
@@ -29,7 +30,6 @@ struct CublasLt {
   decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
-  decltype(&cublasLtMatmulAlgoConfigGetAttribute) config_get = nullptr;
   decltype(&cublasLtMatmulAlgoConfigSetAttribute) config_set = nullptr;
   decltype(&cublasLtMatmulAlgoCheck) algo_check = nullptr;
   decltype(&cublasLtMatmul) matmul = nullptr;
@@ -54,7 +54,6 @@ struct CublasLt {
     find(preference_destroy, "cublasLtMatmulPreferenceDestroy");
     find(preference_set, "cublasLtMatmulPreferenceSetAttribute");
     find(heuristic, "cublasLtMatmulAlgoGetHeuristic");
-    find(config_get, "cublasLtMatmulAlgoConfigGetAttribute");
     find(config_set, "cublasLtMatmulAlgoConfigSetAttribute");
     find(algo_check, "cublasLtMatmulAlgoCheck");
     find(matmul, "cublasLtMatmul");
@@ -81,31 +80,43 @@ uint32_t alignment(const void* data, int64_t stride, Element type) {
 }
 
 // Large bf16 products run at the GPU's power limit, where other kernels than those that cuBLASLt
-// proposes first are faster, by 3 to 8 % at the shapes of a 7B model (docs/kernels.md). Of its
-// proposals the first with one of these tiles and clusters is taken, in this order, its blocks
-// swizzled over the result, where the last wave of tiles wastes little. Nothing is timed here: the
-// choice is a rule, so that a run repeats bit for bit whatever kernels add in which order.
+// proposes first are faster, by 2 to 7 % at the shapes of a 7B model (docs/kernels.md). The first
+// of these that suits the product and wastes little of its last wave of tiles is taken, its blocks
+// swizzled over the result. Nothing is timed here: the choice is a rule, so that a run repeats bit
+// for bit whatever kernels add in which order.
+enum class Kind { kWideForward, kForward, kInput, kWeight };
 struct Favourite {
+  Kind kind;
   cublasLtMatmulTile_t tile;
-  uint16_t cluster;
+  cublasLtClusterShape_t cluster;
+  uint32_t option;        // cuBLASLt's own name for the kernel among those of a tile and cluster
   int64_t columns, rows;  // the tile's, of our C
+  double least_use;       // of the processors' time, by tiles
 };
-constexpr std::array kFavourites = {
-    Favourite{CUBLASLT_MATMUL_TILE_128x160, CUBLASLT_CLUSTER_SHAPE_2x1x1, 128, 160},
-    Favourite{CUBLASLT_MATMUL_TILE_176x128, CUBLASLT_CLUSTER_SHAPE_1x2x1, 176, 128},
-    Favourite{CUBLASLT_MATMUL_TILE_168x128, CUBLASLT_CLUSTER_SHAPE_1x2x1, 168, 128}};
-constexpr int kProposals = 16;
+constexpr std::array kFavourites = {Favourite{Kind::kWideForward, CUBLASLT_MATMUL_TILE_168x128,
+                                              CUBLASLT_CLUSTER_SHAPE_1x2x1, 2, 168, 128, 0.98},
+                                    Favourite{Kind::kWideForward, CUBLASLT_MATMUL_TILE_176x128,
+                                              CUBLASLT_CLUSTER_SHAPE_1x2x1, 2, 176, 128, 0.98},
+                                    Favourite{Kind::kForward, CUBLASLT_MATMUL_TILE_128x128,
+                                              CUBLASLT_CLUSTER_SHAPE_1x2x1, 3, 128, 128, 0.99},
+                                    Favourite{Kind::kForward, CUBLASLT_MATMUL_TILE_128x160,
+                                              CUBLASLT_CLUSTER_SHAPE_2x1x1, 1, 128, 160, 0.98},
+                                    Favourite{Kind::kInput, CUBLASLT_MATMUL_TILE_128x128,
+                                              CUBLASLT_CLUSTER_SHAPE_2x1x1, 1, 128, 128, 0.99},
+                                    Favourite{Kind::kInput, CUBLASLT_MATMUL_TILE_128x160,
+                                              CUBLASLT_CLUSTER_SHAPE_2x1x1, 1, 128, 160, 0.98},
+                                    Favourite{Kind::kWeight, CUBLASLT_MATMUL_TILE_128x128,
+                                              CUBLASLT_CLUSTER_SHAPE_1x2x1, 3, 128, 128, 0.98}};
 constexpr int64_t kLargeSide = 2048, kWideForward = 8192;
-constexpr double kLeastUse = 0.98;  // of the processors' time, by tiles
 
 bool is_large(const ProductArgs& p) {
   return p.type == Element::kBF16 && p.m >= kLargeSide && p.n >= kLargeSide && p.k >= kLargeSide;
 }
 
-// Forward products with many columns do best with the latter two, all others with the first.
-bool suits(const Favourite& f, const ProductArgs& p) {
-  const bool wide_forward = !p.a_transposed && p.b_transposed && p.n > kWideForward;
-  return wide_forward == (f.cluster == CUBLASLT_CLUSTER_SHAPE_1x2x1);
+Kind kind_of(const ProductArgs& p) {
+  if (p.a_transposed) return Kind::kWeight;
+  if (!p.b_transposed) return Kind::kInput;
+  return p.n > kWideForward ? Kind::kWideForward : Kind::kForward;
 }
 
 // The share of the processors' time that goes into C's own elements, where every wave of tiles
@@ -146,8 +157,8 @@ struct Products::Impl {
 
   const Plan& plan(const ProductArgs& p);
   void choose(Plan& plan, const ProductArgs& p, const std::array<uint32_t, 3>& alignments);
-  // Takes a proposal that is a favourite.
-  bool take(Plan& plan, cublasLtMatmulAlgo_t algo, const Favourite& favourite) const;
+  // Makes the favourite of a proposal, and takes it if cuBLASLt can run it.
+  bool take(Plan& plan, cublasLtMatmulAlgo_t proposal, const Favourite& favourite) const;
 
   CublasLt lt;
   cublasLtHandle_t handle = nullptr;
@@ -159,9 +170,10 @@ struct Products::Impl {
 
 // cuBLASLt counts columns: our row-major C [m, n] is its C^T [n, m] = B^T A^T, with our B first.
 const Products::Impl::Plan& Products::Impl::plan(const ProductArgs& p) {
-  const std::array<uint32_t, 3> alignments = {alignment(p.b, p.b_stride, p.type),
-                                              alignment(p.a, p.a_stride, p.type),
-                                              alignment(p.c, p.c_stride, p.c_type)};
+  const void* base = p.base != nullptr ? p.base : p.c;
+  const std::array<uint32_t, 3> alignments = {
+      alignment(p.b, p.b_stride, p.type), alignment(p.a, p.a_stride, p.type),
+      std::min(alignment(p.c, p.c_stride, p.c_type), alignment(base, p.c_stride, p.c_type))};
   const PlanKey key = {p.m,
                        p.n,
                        p.k,
@@ -227,46 +239,40 @@ void Products::Impl::choose(Plan& plan, const ProductArgs& p,
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignments[1]);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignments[2]);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments[2]);
-  std::array<cublasLtMatmulHeuristicResult_t, kProposals> proposals{};
+  cublasLtMatmulHeuristicResult_t proposal{};
   int found = 0;
-  const cublasStatus_t status =
-      lt.heuristic(handle, plan.desc, plan.a, plan.b, plan.c, plan.c, preference,
-                   is_large(p) ? kProposals : 1, proposals.data(), &found);
+  const cublasStatus_t status = lt.heuristic(handle, plan.desc, plan.a, plan.b, plan.c, plan.c,
+                                             preference, 1, &proposal, &found);
   lt.preference_destroy(preference);
   require(status == CUBLAS_STATUS_SUCCESS && found >= 1,
           "cuBLASLt has no product of [{}, {}] and [{}, {}] in {}: {}", p.m, p.k, p.k, p.n,
           p.type == Element::kBF16 ? "bf16" : "f32", lt.status_string(status));
-  plan.algo = proposals[0].algo;
+  plan.algo = proposal.algo;
   if (!is_large(p)) return;
   for (const Favourite& favourite : kFavourites) {
-    if (!suits(favourite, p) || use(favourite, p, processors) < kLeastUse) continue;
-    for (int i = 0; i < found; ++i) {
-      if (take(plan, proposals[static_cast<size_t>(i)].algo, favourite)) return;
-    }
+    if (favourite.kind != kind_of(p) || use(favourite, p, processors) < favourite.least_use)
+      continue;
+    if (take(plan, proposal.algo, favourite)) return;
   }
 }
 
 bool Products::Impl::take(Plan& plan, cublasLtMatmulAlgo_t algo, const Favourite& favourite) const {
-  const auto get = [&](cublasLtMatmulAlgoConfigAttributes_t name, auto value) {
-    size_t written = 0;
-    lt.check(lt.config_get(&algo, name, &value, sizeof(value), &written), "a kernel's attribute");
-    return value;
+  const auto set = [&](cublasLtMatmulAlgoConfigAttributes_t name, auto value) {
+    return lt.config_set(&algo, name, &value, sizeof(value)) == CUBLAS_STATUS_SUCCESS;
   };
-  if (get(CUBLASLT_ALGO_CONFIG_TILE_ID, uint32_t{0}) != static_cast<uint32_t>(favourite.tile) ||
-      get(CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, uint16_t{0}) != favourite.cluster ||
-      get(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, int32_t{0}) > 1) {
+  cublasLtMatmulHeuristicResult_t checked{};
+  if (!set(CUBLASLT_ALGO_CONFIG_TILE_ID, static_cast<uint32_t>(favourite.tile)) ||
+      !set(CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, static_cast<uint16_t>(favourite.cluster)) ||
+      !set(CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, favourite.option) ||
+      !set(CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, uint32_t{1}) ||
+      !set(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, int32_t{1}) ||
+      !set(CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE}) ||
+      lt.algo_check(handle, plan.desc, plan.a, plan.b, plan.c, plan.c, &algo, &checked) !=
+          CUBLAS_STATUS_SUCCESS ||
+      checked.workspaceSize > static_cast<size_t>(kWorkspaceBytes)) {
     return false;
   }
   plan.algo = algo;
-  const uint32_t swizzled = 1;
-  cublasLtMatmulHeuristicResult_t checked{};
-  if (lt.config_set(&algo, CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, &swizzled, sizeof(swizzled)) ==
-          CUBLAS_STATUS_SUCCESS &&
-      lt.algo_check(handle, plan.desc, plan.a, plan.b, plan.c, plan.c, &algo, &checked) ==
-          CUBLAS_STATUS_SUCCESS &&
-      checked.workspaceSize <= static_cast<size_t>(kWorkspaceBytes)) {
-    plan.algo = algo;
-  }
   return true;
 }
 
@@ -282,7 +288,8 @@ void Products::run(const ProductArgs& p) {
                "the bias");
   }
   const float one = 1, beta = p.accumulate ? 1 : 0;
-  i.lt.check(i.lt.matmul(i.handle, plan.desc, &one, p.b, plan.a, p.a, plan.b, &beta, p.c, plan.c,
+  const void* base = p.base != nullptr ? p.base : p.c;
+  i.lt.check(i.lt.matmul(i.handle, plan.desc, &one, p.b, plan.a, p.a, plan.b, &beta, base, plan.c,
                          p.c, plan.c, &plan.algo, i.workspace.get(), kWorkspaceBytes, i.stream),
              "a product");
 }

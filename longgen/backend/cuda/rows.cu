@@ -230,13 +230,16 @@ __global__ void activation_forward_kernel(int activation, Rows out, Rows gate, R
 }
 
 template <typename T>
-__global__ void activation_backward_kernel(int activation, Rows dgate, Rows dup, Rows dout,
-                                           Rows gate, Rows up) {
+__global__ void activation_backward_kernel(int activation, Rows out, Rows dgate, Rows dup,
+                                           Rows dout, Rows gate, Rows up) {
   for (int64_t r = blockIdx.x; r < gate.rows; r += gridDim.x) {
     for (int64_t c = threadIdx.x; c < gate.cols; c += blockDim.x) {
       const ValueSlope a = activate(activation, to_float(row<T>(gate, r)[c]));
       const float g = to_float(row<T>(dout, r)[c]);
       const float u = up.data != nullptr ? to_float(row<T>(up, r)[c]) : 1;
+      if (out.data != nullptr) {
+        row<T>(out, r)[c] = from_float<T>(up.data != nullptr ? a.value * u : a.value);
+      }
       row<T>(dgate, r)[c] = from_float<T>(g * u * a.slope);
       if (dup.data != nullptr) row<T>(dup, r)[c] = from_float<T>(g * a.value);
     }
@@ -369,17 +372,18 @@ void activation_forward(int activation, const Rows& out, const Rows& gate, const
   });
 }
 
-void activation_backward(int activation, const Rows& dgate, const Rows& dup, const Rows& dout,
-                         const Rows& gate, const Rows& up, Element type, cudaStream_t stream) {
+void activation_backward(int activation, const Rows& out, const Rows& dgate, const Rows& dup,
+                         const Rows& dout, const Rows& gate, const Rows& up, Element type,
+                         cudaStream_t stream) {
   if (gate.rows == 0) return;
   if (type == Element::kBF16 &&
-      wide_activation_backward(activation, dgate, dup, dout, gate, up, stream)) {
+      wide_activation_backward(activation, out, dgate, dup, dout, gate, up, stream)) {
     return;
   }
   by_activation_type(type, [&](auto zero) {
     activation_backward_kernel<decltype(zero)>
-        <<<blocks_for(gate.rows, 1), threads_for(gate.cols), 0, stream>>>(activation, dgate, dup,
-                                                                          dout, gate, up);
+        <<<blocks_for(gate.rows, 1), threads_for(gate.cols), 0, stream>>>(activation, out, dgate,
+                                                                          dup, dout, gate, up);
   });
 }
 

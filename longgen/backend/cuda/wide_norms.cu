@@ -28,48 +28,69 @@ __device__ int64_t channel(int i) {
   return kVector * (static_cast<int64_t>(i) * kGroup + threadIdx.x % kGroup);
 }
 
+// A thread's pieces of a row, as they lie in memory.
 template <int kGroup, int kVectors>
-__global__ void __launch_bounds__(kThreads)
+__device__ void fetch(uint4 (&to)[kVectors], const Rows& x, int64_t r) {
+  const Bf16* from = row<Bf16>(x, r);
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int64_t c = channel<kGroup>(i);
+    if (c < x.cols) to[i] = fetch8(from + c);
+  }
+}
+
+// `each` rows one after the other by the same threads, the next on its way while one is summed up.
+template <int kGroup, int kVectors>
+__global__ void __launch_bounds__(kThreads, kVectors <= 2 ? 4 : 2)
     forward_kernel(bool layer, Rows out, float* stats, int64_t stats_stride, Rows x,
-                   const Bf16* weight, const Bf16* bias, float eps) {
+                   const Bf16* weight, const Bf16* bias, float eps, int each) {
   __shared__ float shared[kThreads / 32];
   let_next_start();
   wait_for_inputs();
-  const int64_t r = static_cast<int64_t>(blockIdx.x) * (kThreads / kGroup) + threadIdx.x / kGroup;
-  if (r >= x.rows) return;  // a whole warp or block at once
-  const Bf16* in = row<Bf16>(x, r);
+  const int64_t group =
+      static_cast<int64_t>(blockIdx.x) * (kThreads / kGroup) + threadIdx.x / kGroup;
+  const int64_t first = group * each, end = first + each < x.rows ? first + each : x.rows;
+  if (first >= end) return;  // a whole warp or block at once
   const float n = static_cast<float>(x.cols);
-  Floats8 v[kVectors];
-  float sum = 0;
+  uint4 weights[kVectors], next[kVectors];
+  fetch<kGroup>(next, x, first);
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
-    const int64_t c = channel<kGroup>(i);
-    if (c >= x.cols) break;
-    v[i] = load8(in + c);
-    for (float e : v[i].v) sum += e;
+    if (channel<kGroup>(i) < x.cols) weights[i] = fetch8(weight + channel<kGroup>(i));
   }
-  const float mean = layer ? group_sum<kGroup>(sum, shared) / n : 0;
-  float squares = 0;
+  for (int64_t r = first; r < end; ++r) {
+    Floats8 v[kVectors];
+    float sum = 0;
 #pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    if (channel<kGroup>(i) >= x.cols) break;
-    for (float e : v[i].v) squares += (e - mean) * (e - mean);
-  }
-  const float rstd = 1 / sqrtf(group_sum<kGroup>(squares, shared) / n + eps);
+    for (int i = 0; i < kVectors; ++i) {
+      if (channel<kGroup>(i) >= x.cols) break;
+      v[i] = floats8(next[i]);
+      for (float e : v[i].v) sum += e;
+    }
+    if (r + 1 < end) fetch<kGroup>(next, x, r + 1);
+    const float mean = layer ? group_sum<kGroup>(sum, shared) / n : 0;
+    float squares = 0;
 #pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    const int64_t c = channel<kGroup>(i);
-    if (c >= x.cols) break;
-    const Floats8 w = load8(weight + c);
-    Floats8 b = {};
-    if (bias != nullptr) b = load8(bias + c);
+    for (int i = 0; i < kVectors; ++i) {
+      if (channel<kGroup>(i) >= x.cols) break;
+      for (float e : v[i].v) squares += (e - mean) * (e - mean);
+    }
+    const float rstd = 1 / sqrtf(group_sum<kGroup>(squares, shared) / n + eps);
 #pragma unroll
-    for (int j = 0; j < kVector; ++j) v[i].v[j] = (v[i].v[j] - mean) * rstd * w.v[j] + b.v[j];
-    store8(row<Bf16>(out, r) + c, v[i]);
-  }
-  if (stats != nullptr && threadIdx.x % kGroup == 0) {
-    stats[r * stats_stride] = mean;
-    stats[r * stats_stride + 1] = rstd;
+    for (int i = 0; i < kVectors; ++i) {
+      const int64_t c = channel<kGroup>(i);
+      if (c >= x.cols) break;
+      const Floats8 w = floats8(weights[i]);
+      Floats8 b = {};
+      if (bias != nullptr) b = load8(bias + c);
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) v[i].v[j] = (v[i].v[j] - mean) * rstd * w.v[j] + b.v[j];
+      store8(row<Bf16>(out, r) + c, v[i]);
+    }
+    if (stats != nullptr && threadIdx.x % kGroup == 0) {
+      stats[r * stats_stride] = mean;
+      stats[r * stats_stride + 1] = rstd;
+    }
   }
 }
 
@@ -83,51 +104,73 @@ struct BackwardArgs {
   int64_t parts;
 };
 
-// A part's rows one after the other; its sums over them stay in registers. Formulas: see rows.cu.
+// What a thread needs of a row.
+template <int kVectors>
+struct BackwardRow {
+  uint4 dy[kVectors], x[kVectors], dx[kVectors];  // dx where it is added to
+  float mean, rstd;
+};
+
 template <int kGroup, int kVectors>
+__device__ void fetch(BackwardRow<kVectors>& to, const BackwardArgs& a, int64_t r) {
+  fetch<kGroup>(to.dy, a.dy, r);
+  fetch<kGroup>(to.x, a.x, r);
+  if (a.accumulate) fetch<kGroup>(to.dx, a.dx, r);
+  to.mean = a.stats[r * a.stats_stride];
+  to.rstd = a.stats[r * a.stats_stride + 1];
+}
+
+// A part's rows one after the other, the next on its way while one is summed up; the part's sums
+// over its rows stay in registers, those of the bias (kBias) where they are asked for. Formulas:
+// see rows.cu.
+template <int kGroup, int kVectors, bool kBias>
 __global__ void __launch_bounds__(kThreads) backward_kernel(BackwardArgs a) {
   __shared__ float shared[kThreads / 32];
   const int64_t part =
       static_cast<int64_t>(blockIdx.x) * (kThreads / kGroup) + threadIdx.x / kGroup;
   if (part >= a.parts) return;
-  const int64_t cols = a.x.cols;
+  const int64_t cols = a.x.cols, end = a.x.rows * (part + 1) / a.parts;
   const float n = static_cast<float>(cols);
-  Floats8 dweight[kVectors] = {}, dbias[kVectors] = {};
-  for (int64_t r = a.x.rows * part / a.parts; r < a.x.rows * (part + 1) / a.parts; ++r) {
-    const float mean = a.stats[r * a.stats_stride], rstd = a.stats[r * a.stats_stride + 1];
+  Floats8 dweight[kVectors] = {}, dbias[kBias ? kVectors : 1] = {};
+  BackwardRow<kVectors> next;
+  fetch<kGroup>(next, a, a.x.rows * part / a.parts);
+  for (int64_t r = a.x.rows * part / a.parts; r < end; ++r) {
+    const float mean = next.mean, rstd = next.rstd;
     Floats8 g[kVectors], h[kVectors];
+    uint4 before[kVectors];
     float sum_g = 0, sum_gh = 0;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const int64_t c = channel<kGroup>(i);
       if (c >= cols) break;
-      g[i] = load8(row<Bf16>(a.dy, r) + c);
-      h[i] = load8(row<Bf16>(a.x, r) + c);
+      g[i] = floats8(next.dy[i]);
+      h[i] = floats8(next.x[i]);
+      before[i] = next.dx[i];
       const Floats8 w = load8(a.weight + c);
 #pragma unroll
       for (int j = 0; j < kVector; ++j) {
         h[i].v[j] = (h[i].v[j] - mean) * rstd;
         dweight[i].v[j] += g[i].v[j] * h[i].v[j];
-        dbias[i].v[j] += g[i].v[j];
+        if constexpr (kBias) dbias[i].v[j] += g[i].v[j];
         g[i].v[j] *= w.v[j];
         sum_g += g[i].v[j];
         sum_gh += g[i].v[j] * h[i].v[j];
       }
     }
+    if (r + 1 < end) fetch<kGroup>(next, a, r + 1);
     const float mean_g = a.layer ? group_sum<kGroup>(sum_g, shared) / n : 0;
     const float mean_gh = group_sum<kGroup>(sum_gh, shared) / n;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const int64_t c = channel<kGroup>(i);
       if (c >= cols) break;
-      Bf16* to = row<Bf16>(a.dx, r) + c;
-      Floats8 before = {};
-      if (a.accumulate) before = load8(to);
+      Floats8 sum = {};
+      if (a.accumulate) sum = floats8(before[i]);
 #pragma unroll
       for (int j = 0; j < kVector; ++j) {
-        g[i].v[j] = before.v[j] + rstd * (g[i].v[j] - mean_g - h[i].v[j] * mean_gh);
+        sum.v[j] += rstd * (g[i].v[j] - mean_g - h[i].v[j] * mean_gh);
       }
-      store8(to, g[i]);
+      store8(row<Bf16>(a.dx, r) + c, sum);
     }
   }
 #pragma unroll
@@ -136,7 +179,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(BackwardArgs a) {
     if (c >= cols) break;
     for (int j = 0; j < kVector; ++j) {
       if (a.weight_partials != nullptr) a.weight_partials[part * cols + c + j] = dweight[i].v[j];
-      if (a.bias_partials != nullptr) a.bias_partials[part * cols + c + j] = dbias[i].v[j];
+      if constexpr (kBias) a.bias_partials[part * cols + c + j] = dbias[i].v[j];
     }
   }
 }
@@ -189,12 +232,14 @@ bool wide_norm_forward(bool layer, const Rows& out, float* stats, int64_t stats_
                        const Rows& x, const void* weight, const void* bias, float eps,
                        cudaStream_t stream) {
   if (!is_wide(out) || !is_wide(x) || !aligned(weight) || !aligned(bias)) return false;
+  constexpr int64_t kManyRows = 4096;  // enough to fill the GPU four at a time
+  const int each = x.rows >= kManyRows ? 4 : 1;
   return by_spread(x.cols, [&](auto spread) {
     using S = decltype(spread);
     launch_dependent(forward_kernel<S::group, S::vectors>,
-                     blocks_for(x.rows, kThreads / S::group, INT32_MAX), kThreads, stream, layer,
-                     out, stats, stats_stride, x, static_cast<const Bf16*>(weight),
-                     static_cast<const Bf16*>(bias), eps);
+                     blocks_for(x.rows, each * (kThreads / S::group), INT32_MAX), kThreads, stream,
+                     layer, out, stats, stats_stride, x, static_cast<const Bf16*>(weight),
+                     static_cast<const Bf16*>(bias), eps, each);
   });
 }
 
@@ -217,8 +262,12 @@ bool wide_norm_backward(bool layer, const Rows& dx, bool accumulate, float* dwei
                           parts};
   const bool done = by_spread(x.cols, [&](auto spread) {
     using S = decltype(spread);
-    backward_kernel<S::group, S::vectors>
-        <<<blocks_for(parts, kThreads / S::group), kThreads, 0, stream>>>(args);
+    const unsigned blocks = blocks_for(parts, kThreads / S::group);
+    if (dbias != nullptr) {
+      backward_kernel<S::group, S::vectors, true><<<blocks, kThreads, 0, stream>>>(args);
+    } else {
+      backward_kernel<S::group, S::vectors, false><<<blocks, kThreads, 0, stream>>>(args);
+    }
   });
   if (!done) return false;
   const unsigned blocks = blocks_for(x.cols, 32);

@@ -1,4 +1,5 @@
 // Rotary embedding and activations of wide_rows.h.
+#include <initializer_list>
 #include <type_traits>
 
 #include "longgen/backend/cuda/activation.cuh"
@@ -42,42 +43,96 @@ __global__ void rope_kernel(Rows x, int64_t heads, const float* table, int64_t t
   store8(v + half, b);
 }
 
+// Pieces that a thread has on their way at once.
+constexpr int kAhead = 2;
+
 template <int kActivation>
 __global__ void activation_forward_kernel(Rows out, Rows gate, Rows up) {
   let_next_start();
   wait_for_inputs();
+  const int64_t step = int64_t{kVector} * kThreads * gridDim.y;
   const int64_t first = kVector * (blockIdx.y * kThreads + threadIdx.x);
   for (int64_t r = blockIdx.x; r < gate.rows; r += gridDim.x) {
-    for (int64_t c = first; c < gate.cols; c += kVector * kThreads * gridDim.y) {
-      Floats8 g = load8(row<Bf16>(gate, r) + c), u;
-      if (up.data != nullptr) u = load8(row<Bf16>(up, r) + c);
+    for (int64_t begin = first; begin < gate.cols; begin += kAhead * step) {
+      uint4 gates[kAhead], ups[kAhead];
 #pragma unroll
-      for (int j = 0; j < kVector; ++j) {
-        const float value = activate(kActivation, g.v[j]).value;
-        g.v[j] = up.data != nullptr ? value * u.v[j] : value;
+      for (int i = 0; i < kAhead; ++i) {
+        const int64_t c = begin + i * step;
+        if (c >= gate.cols) break;
+        gates[i] = fetch8(row<Bf16>(gate, r) + c);
+        if (up.data != nullptr) ups[i] = fetch8(row<Bf16>(up, r) + c);
       }
-      store8(row<Bf16>(out, r) + c, g);
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        const int64_t c = begin + i * step;
+        if (c >= gate.cols) break;
+        Floats8 g = floats8(gates[i]), u;
+        if (up.data != nullptr) u = floats8(ups[i]);
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) {
+          const float value = activate(kActivation, g.v[j]).value;
+          g.v[j] = up.data != nullptr ? value * u.v[j] : value;
+        }
+        store8(row<Bf16>(out, r) + c, g);
+      }
     }
   }
 }
 
 // Outputs may be the memory of inputs: a thread reads its elements before it writes them.
 template <int kActivation>
-__global__ void activation_backward_kernel(Rows dgate, Rows dup, Rows dout, Rows gate, Rows up) {
+__global__ void activation_backward_kernel(Rows out, Rows dgate, Rows dup, Rows dout, Rows gate,
+                                           Rows up) {
+  constexpr int64_t kStep = kVector * kThreads;
   for (int64_t r = blockIdx.x; r < gate.rows; r += gridDim.x) {
-    for (int64_t c = kVector * threadIdx.x; c < gate.cols; c += kVector * kThreads) {
-      Floats8 g = load8(row<Bf16>(gate, r) + c), d = load8(row<Bf16>(dout, r) + c), u;
-      if (up.data != nullptr) u = load8(row<Bf16>(up, r) + c);
+    for (int64_t begin = kVector * threadIdx.x; begin < gate.cols; begin += kAhead * kStep) {
+      uint4 gates[kAhead], ups[kAhead], douts[kAhead];
 #pragma unroll
-      for (int j = 0; j < kVector; ++j) {
-        const ValueSlope a = activate(kActivation, g.v[j]);
-        g.v[j] = d.v[j] * (up.data != nullptr ? u.v[j] : 1.f) * a.slope;
-        u.v[j] = d.v[j] * a.value;
+      for (int i = 0; i < kAhead; ++i) {
+        const int64_t c = begin + i * kStep;
+        if (c >= gate.cols) break;
+        gates[i] = fetch8(row<Bf16>(gate, r) + c);
+        douts[i] = fetch8(row<Bf16>(dout, r) + c);
+        if (up.data != nullptr) ups[i] = fetch8(row<Bf16>(up, r) + c);
       }
-      store8(row<Bf16>(dgate, r) + c, g);
-      if (dup.data != nullptr) store8(row<Bf16>(dup, r) + c, u);
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        const int64_t c = begin + i * kStep;
+        if (c >= gate.cols) break;
+        Floats8 g = floats8(gates[i]), u, forward;
+        const Floats8 d = floats8(douts[i]);
+        if (up.data != nullptr) u = floats8(ups[i]);
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) {
+          const ValueSlope a = activate(kActivation, g.v[j]);
+          forward.v[j] = up.data != nullptr ? a.value * u.v[j] : a.value;
+          g.v[j] = d.v[j] * (up.data != nullptr ? u.v[j] : 1.f) * a.slope;
+          u.v[j] = d.v[j] * a.value;
+        }
+        store8(row<Bf16>(dgate, r) + c, g);
+        if (dup.data != nullptr) store8(row<Bf16>(dup, r) + c, u);
+        if (out.data != nullptr) store8(row<Bf16>(out, r) + c, forward);
+      }
     }
   }
+}
+
+// Fewer rows are cut into pieces.
+constexpr int64_t kFewRows = 64;
+
+// Operands without gaps between their rows are one long row, cut into rows that fill a block;
+// false, and nothing changed, where one is not so.
+bool cut_evenly(std::initializer_list<Rows*> operands) {
+  constexpr int64_t kEven = int64_t{kAhead} * kVector * kThreads;
+  for (const Rows* x : operands) {
+    const bool whole = x->inner == 1 && (x->rows == 1 || x->outer_stride == x->cols);
+    if (x->data != nullptr && (!whole || x->rows * x->cols % kEven != 0)) return false;
+  }
+  for (Rows* x : operands) {
+    if (x->data == nullptr) continue;
+    *x = {.data = x->data, .rows = x->rows * x->cols / kEven, .cols = kEven, .outer_stride = kEven};
+  }
+  return true;
 }
 
 // Calls f with the activation as a constant.
@@ -109,12 +164,10 @@ bool wide_rope(const Rows& x, int64_t heads, const float* table, int64_t table_s
   return true;
 }
 
-bool wide_activation_forward(int activation, const Rows& out, const Rows& gate, const Rows& up,
-                             cudaStream_t stream) {
+bool wide_activation_forward(int activation, Rows out, Rows gate, Rows up, cudaStream_t stream) {
   if (!is_wide(out) || !is_wide(gate) || !is_wide(up)) return false;
+  if (gate.rows > kFewRows) cut_evenly({&out, &gate, &up});
   by_activation(activation, [&](auto kind) {
-    // A few rows are cut into pieces.
-    constexpr int64_t kFewRows = 64;
     const unsigned pieces =
         gate.rows <= kFewRows ? blocks_for(gate.cols, kVector * kThreads, kFewRows) : 1;
     launch_dependent(activation_forward_kernel<decltype(kind)::value>,
@@ -123,14 +176,15 @@ bool wide_activation_forward(int activation, const Rows& out, const Rows& gate, 
   return true;
 }
 
-bool wide_activation_backward(int activation, const Rows& dgate, const Rows& dup, const Rows& dout,
-                              const Rows& gate, const Rows& up, cudaStream_t stream) {
-  if (!is_wide(dgate) || !is_wide(dup) || !is_wide(dout) || !is_wide(gate) || !is_wide(up)) {
-    return false;
+bool wide_activation_backward(int activation, Rows out, Rows dgate, Rows dup, Rows dout, Rows gate,
+                              Rows up, cudaStream_t stream) {
+  for (const Rows* x : {&out, &dgate, &dup, &dout, &gate, &up}) {
+    if (!is_wide(*x)) return false;
   }
+  cut_evenly({&out, &dgate, &dup, &dout, &gate, &up});
   by_activation(activation, [&](auto kind) {
     activation_backward_kernel<decltype(kind)::value>
-        <<<blocks_for(gate.rows, 1), kThreads, 0, stream>>>(dgate, dup, dout, gate, up);
+        <<<blocks_for(gate.rows, 1), kThreads, 0, stream>>>(out, dgate, dup, dout, gate, up);
   });
   return true;
 }

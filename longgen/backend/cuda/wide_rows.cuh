@@ -12,8 +12,11 @@ struct Floats8 {
   float v[kVector];
 };
 
-__device__ inline Floats8 load8(const __nv_bfloat16* p) {
-  const uint4 raw = *reinterpret_cast<const uint4*>(p);
+__device__ inline uint4 fetch8(const __nv_bfloat16* p) {
+  return *reinterpret_cast<const uint4*>(p);
+}
+
+__device__ inline Floats8 floats8(const uint4& raw) {
   const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
   Floats8 out;
 #pragma unroll
@@ -23,6 +26,8 @@ __device__ inline Floats8 load8(const __nv_bfloat16* p) {
   }
   return out;
 }
+
+__device__ inline Floats8 load8(const __nv_bfloat16* p) { return floats8(fetch8(p)); }
 
 __device__ inline void store8(__nv_bfloat16* p, const Floats8& x) {
   uint32_t words[4];

@@ -21,9 +21,8 @@ bool wide_rope(const Rows& x, int64_t heads, const float* table, int64_t table_s
                int64_t table_rows, const int32_t* positions, bool inverse, ErrorFlag error,
                cudaStream_t stream);
 
-bool wide_activation_forward(int activation, const Rows& out, const Rows& gate, const Rows& up,
-                             cudaStream_t stream);
-bool wide_activation_backward(int activation, const Rows& dgate, const Rows& dup, const Rows& dout,
-                              const Rows& gate, const Rows& up, cudaStream_t stream);
+bool wide_activation_forward(int activation, Rows out, Rows gate, Rows up, cudaStream_t stream);
+bool wide_activation_backward(int activation, Rows out, Rows dgate, Rows dup, Rows dout, Rows gate,
+                              Rows up, cudaStream_t stream);
 
 }  // namespace longgen::cuda
