@@ -19,10 +19,10 @@ struct LayerActivations {
 };
 
 // Scratch memory shared by all layers. The halves never need theirs at the same time, except that
-// dnormed lasts through the MLP of a parallel residual.
+// dnormed lasts through the MLP of a parallel residual; otherwise it may be attention's workspace.
 struct LayerScratch {
-  Tensor dnormed;  // [T, d]; the memory of attention.dout
-  Tensor normed;   // [T, d], attention half
+  Tensor dnormed;  // [T, d]
+  Tensor normed;   // [T, d], attention half; may be the layer's mid, and is attention.dout's memory
   AttentionGradients attention;
   MlpBuffers mlp;
 

@@ -33,6 +33,10 @@ struct TrainingPass::Impl {
   LossSum loss_sum(int64_t count, std::span<float> token_losses);
 
   int64_t rows() const { return inputs.rows(); }
+  // Channels of the residual stream, or of attention's output where those are more.
+  int64_t widest() const {
+    return std::max(config.num_heads * config.head_dim, config.hidden_size);
+  }
   // [T, d]; that of layer num_layers is the last one's output.
   Tensor input(int64_t layer) { return first(inputs_of_layers.read(layer), rows()); }
   // Attention's output and log-sum-exp are where they are kept, which a layer's run writes or
@@ -62,6 +66,7 @@ struct TrainingPass::Impl {
   Tensor kept_lse;  // acc [kept, q_heads, T]
   Tensor d;         // [T, d], gradient of the residual stream
   std::vector<LayerActivations> activations;
+  Tensor passing;  // normed, mid (unless each layer keeps its own) and dout, one after the other
   LayerScratch scratch;
   HeadBuffers head_buffers;
   std::vector<int32_t> host_ids, host_positions;
@@ -157,12 +162,16 @@ void TrainingPass::Impl::plan_kept(Arena& arena, Arena& host) {
 }
 
 void TrainingPass::Impl::plan_activations(Arena& arena) {
+  const int64_t width = options.recomputes_attention() ? widest() : config.hidden_size;
   activations.clear();
   for (int64_t i = 0; i < (options.recomputes_attention() ? 1 : config.num_layers); ++i) {
     LayerActivations a;
     a.attention = AttentionActivations::allocate(arena, config, dtype, max_tokens, true,
                                                  kept_count == config.num_layers, joins_products);
-    a.mid = arena.allocate("activations: after attention", dtype, {max_tokens, config.hidden_size});
+    const Tensor mid = arena.allocate("activations: after attention", dtype, {max_tokens * width});
+    a.mid = front(mid, {max_tokens, config.hidden_size});
+    // A layer's normed input is gone when its mid is written, and mid when dout is.
+    if (options.recomputes_attention()) passing = mid;
     if (!options.recompute) {
       a.mlp =
           MlpSaved::allocate(arena, "activations: mlp", config, dtype, max_tokens, joins_products);
@@ -187,17 +196,32 @@ LayerActivations TrainingPass::Impl::activations_of(int64_t layer, bool writes) 
 }
 
 void TrainingPass::Impl::plan_scratch(Arena& arena) {
-  const int64_t q_size = config.num_heads * config.head_dim;
-  const Tensor shared = arena.allocate("gradients of activations: attention out, norm", dtype,
-                                       {max_tokens * std::max(q_size, config.hidden_size)});
-  scratch.dnormed = front(shared, {max_tokens, config.hidden_size});
+  scratch = {};
+  if (!options.recomputes_attention()) {
+    passing = arena.allocate("activations: normed, gradient of attention out", dtype,
+                             {max_tokens * widest()});
+  }
+  scratch.normed = front(passing, {max_tokens, config.hidden_size});
+  const auto norm_gradient = [&] {
+    return arena.allocate("gradients of activations: norm", dtype,
+                          {max_tokens, config.hidden_size});
+  };
+  if (config.parallel_residual) scratch.dnormed = norm_gradient();  // lasts through the MLP
   {
     const ArenaScope scope(arena);
-    scratch.normed = arena.allocate("activations: normed", dtype, {max_tokens, config.hidden_size});
     attention.allocate(arena, dtype, max_tokens);
     scratch.attention =
         AttentionGradients::allocate(arena, config, dtype, max_tokens, backend, joins_products);
-    scratch.attention.dout = front(shared, {max_tokens, config.num_heads, config.head_dim});
+    scratch.attention.dout = front(passing, {max_tokens, config.num_heads, config.head_dim});
+    // Attention's backward is over when the norm's gradient is formed.
+    const Tensor& workspace = scratch.attention.workspace;
+    const int64_t bytes = max_tokens * config.hidden_size * dtype_size(dtype);
+    if (!scratch.dnormed.defined()) {
+      scratch.dnormed = workspace.numel() < bytes
+                            ? norm_gradient()
+                            : Tensor(workspace.raw(), dtype, {max_tokens, config.hidden_size},
+                                     workspace.device());
+    }
   }
   scratch.mlp = MlpBuffers::allocate(arena, config, dtype, std::min(options.mlp_chunk, max_tokens),
                                      true, joins_products);
