@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -229,29 +230,37 @@ def machine_text(machine, args):
             + (f"; held to {args.isa}" if args.isa else ""))
 
 
+def count(text):
+    """An argument's whole number from 1 up."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 up")
+    return int(text)
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--device", default="cpu", help="cpu, cuda or cuda:N: what longgen and PyTorch run on")
     add("--rows", nargs="+", metavar="NAME", help="see --list; default: all of the device")
     add("--list", action="store_true", help="print the names of the rows")
-    add("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    add("--threads", type=count, default=len(os.sched_getaffinity(0)))
     add("--peers", nargs="*", choices=["torch", "llama"], default=["torch", "llama"])
     add("--python", default=sys.executable, help="a Python with torch, transformers and perhaps llama_cpp")
     add("--llama-bench", help="use this llama-bench instead of llama-cpp-python")
-    add("--llama-repeats", type=int, default=1)
+    add("--llama-repeats", type=count, default=1)
     add("--llama-folder", default=os.environ.get("LONGGEN_COMPARE_LLAMA"), help="where llama_cpp is installed")
     add("--longgen", type=pathlib.Path, default=ROOT / "build/release/bin/longgen")
     add("--compiled", action="store_true", help="FlexAttention's caches are filled already")
     add("--isa", help="hold longgen to this instruction set (run.sh builds llama.cpp for it)")
     add("--model-bf16", help="GGUF file for llama.cpp's bf16 rows (default: random weights)")
     add("--model-q4", help="GGUF file of the Q4_1 rows (default: random weights)")
-    add("--rounds", type=int, default=1,
+    add("--rounds", type=count, default=1,
         help="run every row's programs this often in turn and take everybody's best: on shared machines")
     add("--short-warm-up", action="store_true",
         help="time the first training step, of peers behind one of 2K tokens: where a step takes minutes")
     add("--work", type=pathlib.Path, default=ROOT / "build/compare", help="where made models go")
-    add("--timeout", type=int, default=1800, help="seconds that one program may take")
+    add("--timeout", type=count, default=1800, help="seconds that one program may take")
+    add("--check", action="store_true", help="only say what is wrong with the arguments")
     add("-o", "--output", type=pathlib.Path, help="write the rows there too, as JSON")
     args = parser.parse_args()
     known = ROWS if args.device == "cpu" else GPU_ROWS
@@ -259,6 +268,10 @@ def parse_arguments():
     unknown = [name for name in args.rows if name not in known]
     if unknown:
         parser.error(f"--rows: {', '.join(unknown)}: no such row on {args.device}; see --list")
+    programs = {"--longgen": args.longgen, "--python": args.python, "--llama-bench": args.llama_bench}
+    for flag, program in programs.items():
+        if program and not args.list and not shutil.which(program):
+            parser.error(f"{flag}: {program}: no such program" + ("; make builds it" if flag == "--longgen" else ""))
     return args, known
 
 
@@ -279,6 +292,8 @@ def main():
     args, known = parse_arguments()
     if args.list:
         print("\n".join(known))
+        return 0
+    if args.check:
         return 0
     run = Runner(args)
     run.longgen("gemm", "--size", "64x64x64", "--seconds", "0.01")  # the machine's peaks

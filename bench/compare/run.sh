@@ -24,6 +24,7 @@ for ((i = 1; i <= $#; ++i)); do
   esac
 done
 [ -z "$list" ] || exec python3 $here/compare.py "$@"
+python3 $here/compare.py "$@" --check  # before anything is installed
 
 make_venv() {
   [ -x "$home/venv/bin/python" ] || python3 -m venv "$home/venv"

@@ -34,8 +34,13 @@ def main():
                "rates without ratios in the JSON", done)
         expect(result["machine"]["peaks"], "the machine's peaks are there", done)
 
-    done = compare("--longgen", "/nonexistent", "--peers", "--rows", "products-dw")
-    expect(done.returncode == 1 and "/nonexistent" in done.stderr, "a program that is not there is an error", done)
+    done = compare("--longgen", "/bin/false", "--peers", "--rows", "products-dw")
+    expect(done.returncode == 1 and "/bin/false" in done.stderr, "a program that fails is an error", done)
+    for wrong in (["--longgen", "/nonexistent"], ["--longgen", longgen, "--rounds", "0"]):
+        done = compare(*wrong, "--check")
+        expect(done.returncode == 2 and wrong[-1] in done.stderr, "wrong arguments are told at once", done)
+    done = compare("--longgen", longgen, "--check")
+    expect(done.returncode == 0 and not done.stdout, "--check runs nothing", done)
     done = compare("--rows", "bogus")
     expect(done.returncode == 2 and "bogus" in done.stderr, "an unknown row is refused", done)
     print("all well")
