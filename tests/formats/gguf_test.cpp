@@ -274,7 +274,7 @@ TEST(GgufHostile, TruncationAtEveryByteIsAnError) {
   const std::string whole = small_gguf().build();
   for (size_t length = 0; length < whole.size(); ++length) {
     const auto path = folder.write("x", std::string_view(whole).substr(0, length));
-    EXPECT_NE(error_of([&] { GgufFile file(path); }), "no error was thrown") << length;
+    EXPECT_NE(error_of([&] { GgufFile file(path); }), "") << length;
   }
   EXPECT_NO_THROW(GgufFile(folder.write("x", whole)));
 }

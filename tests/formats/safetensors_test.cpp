@@ -247,7 +247,7 @@ TEST(SafetensorsHostile, TruncationAtEveryByteIsAnError) {
   const std::string whole = small_file();
   for (size_t length = 0; length < whole.size(); ++length) {
     const auto path = folder.write("x", std::string_view(whole).substr(0, length));
-    EXPECT_NE(error_of([&] { SafetensorsFile file(path); }), "no error was thrown") << length;
+    EXPECT_NE(error_of([&] { SafetensorsFile file(path); }), "") << length;
   }
   EXPECT_NO_THROW(SafetensorsFile(folder.write("x", whole)));
 }

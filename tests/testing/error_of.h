@@ -7,7 +7,7 @@
 
 namespace longgen::testing {
 
-// The text of the Error that `action` throws; "no error was thrown" when it throws none.
+// The text of the Error that `action` throws; empty when it throws none.
 template <typename Action>
 std::string error_of(Action&& action) {
   try {
@@ -15,7 +15,7 @@ std::string error_of(Action&& action) {
   } catch (const Error& error) {
     return error.what();
   }
-  return "no error was thrown";
+  return "";
 }
 
 }  // namespace longgen::testing
