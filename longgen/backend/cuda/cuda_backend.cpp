@@ -251,31 +251,40 @@ void CudaBackend::norm_backward(NormKind kind, const Tensor& dx, bool accumulate
 
 // --- products ---
 
-void CudaBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightView& weight,
-                                 const Tensor& bias, bool accumulate) {
-  const Tensor& w = plain(weight);
+namespace {
+
+// y = x w^T, checked, without what is added to it.
+ProductArgs forward_product(const Tensor& y, const Tensor& x, const Tensor& w) {
   checks().rank("linear", "x", x, 2);
   checks().rank("linear", "weight", w, 2);
   checks().activation("linear", "x", x);
   checks().exact("linear", "weight", w, x.dtype(), {w.dim(0), x.dim(1)});
   checks().activation("linear", "y", y);
   checks().exact("linear", "y", y, y.dtype(), {x.dim(0), w.dim(0)});
+  return {.m = x.dim(0),
+          .n = w.dim(0),
+          .k = x.dim(1),
+          .a = x.raw(),
+          .b = w.raw(),
+          .c = y.raw(),
+          .a_stride = x.stride(0),
+          .b_stride = w.stride(0),
+          .c_stride = y.stride(0),
+          .b_transposed = true,
+          .type = element_of(x.dtype()),
+          .c_type = element_of(y.dtype())};
+}
+
+}  // namespace
+
+void CudaBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightView& weight,
+                                 const Tensor& bias, bool accumulate) {
+  const Tensor& w = plain(weight);
+  ProductArgs args = forward_product(y, x, w);
   if (bias.defined()) checks().exact("linear", "bias", bias, x.dtype(), {w.dim(0)});
   if (collected("linear", y, x, w, bias, accumulate)) return;
-  ProductArgs args{.m = x.dim(0),
-                   .n = w.dim(0),
-                   .k = x.dim(1),
-                   .a = x.raw(),
-                   .b = w.raw(),
-                   .c = y.raw(),
-                   .a_stride = x.stride(0),
-                   .b_stride = w.stride(0),
-                   .c_stride = y.stride(0),
-                   .b_transposed = true,
-                   .type = element_of(x.dtype()),
-                   .c_type = element_of(y.dtype()),
-                   .bias = bias.defined() ? bias.raw() : nullptr,
-                   .accumulate = accumulate};
+  args.bias = bias.defined() ? bias.raw() : nullptr;
+  args.accumulate = accumulate;
   if (takes_few_rows(args)) return product_few_rows(args, device_.processors, stream_.get());
   // cuBLASLt adds a bias of its inputs' type to outputs of that type alone.
   const bool fused = bias.defined() && !accumulate && y.dtype() == x.dtype();
@@ -290,26 +299,10 @@ void CudaBackend::linear_forward(const Tensor& y, const Tensor& x, const WeightV
 void CudaBackend::linear_forward_onto(const Tensor& y, const Tensor& base, const Tensor& x,
                                       const WeightView& weight, const Tensor& bias) {
   const Tensor& w = plain(weight);
-  checks().rank("linear", "x", x, 2);
-  checks().activation("linear", "x", x);
-  checks().exact("linear", "weight", w, x.dtype(), {w.dim(0), x.dim(1)});
-  checks().activation("linear", "y", y);
-  checks().exact("linear", "y", y, y.dtype(), {x.dim(0), w.dim(0)});
+  ProductArgs args = forward_product(y, x, w);
   checks().exact("linear", "base", base, y.dtype(), {x.dim(0), w.dim(0)});
-  const ProductArgs args{.m = x.dim(0),
-                         .n = w.dim(0),
-                         .k = x.dim(1),
-                         .a = x.raw(),
-                         .b = w.raw(),
-                         .c = y.raw(),
-                         .a_stride = x.stride(0),
-                         .b_stride = w.stride(0),
-                         .c_stride = y.stride(0),
-                         .b_transposed = true,
-                         .type = element_of(x.dtype()),
-                         .c_type = element_of(y.dtype()),
-                         .accumulate = true,
-                         .base = base.raw()};
+  args.accumulate = true;
+  args.base = base.raw();
   if (y.raw() == base.raw() || y.stride(0) != base.stride(0) || bias.defined() ||
       takes_few_rows(args)) {
     return Backend::linear_forward_onto(y, base, x, weight, bias);
