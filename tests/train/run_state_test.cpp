@@ -11,6 +11,7 @@
 #include "longgen/base/error.h"
 #include "longgen/base/log.h"
 #include "longgen/base/mapped_file.h"
+#include "tests/testing/error_of.h"
 #include "tests/train/train_testing.h"
 
 namespace longgen::train {
@@ -18,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class RunStateTest : public testing::Test {
+class RunStateTest : public ::testing::Test {
  protected:
   RunStateTest() : backend_(make_cpu_backend(1)) { spdlog::set_level(spdlog::level::off); }
   ~RunStateTest() override { spdlog::set_level(spdlog::level::info); }
@@ -149,7 +150,7 @@ TEST_F(RunStateTest, RefusesAnotherModel) {
     store().load_newest(larger);
     FAIL();
   } catch (const Error& e) {
-    EXPECT_THAT(e.what(), testing::HasSubstr("another model"));
+    EXPECT_THAT(e.what(), ::testing::HasSubstr("another model"));
   }
 }
 
@@ -172,12 +173,7 @@ TEST_F(RunStateTest, NamesAbsurdCounters) {
     }
     std::ofstream(folder / "checksums", std::ios::trunc)
         << lines << data::hash_text(lines).hex() << "\n";
-    try {
-      (void)store().load_newest(*optimizer);
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string("no error");
+    return longgen::testing::error_of([&] { (void)store().load_newest(*optimizer); });
   };
   for (const auto& [from, to] : {std::pair{"\"step\": 7", "\"step\": 1e300"},
                                  {"\"tokens\": 700", "\"tokens\": -1"},
@@ -185,7 +181,7 @@ TEST_F(RunStateTest, NamesAbsurdCounters) {
                                  {"\"seed\": 18", "\"seed\": -18"},
                                  {"\"dtype\"", "\"dtyp\""},
                                  {"{", "[{"}}) {
-    EXPECT_THAT(error_with(from, to), testing::HasSubstr(folder.string())) << to;
+    EXPECT_THAT(error_with(from, to), ::testing::HasSubstr(folder.string())) << to;
   }
 }
 
@@ -210,8 +206,8 @@ TEST_F(RunStateTest, SurvivesAFullDisk) {
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
   EXPECT_THAT(read_text_file(message),
-              testing::AllOf(testing::HasSubstr("step 20"), testing::HasSubstr("master"),
-                             testing::HasSubstr("make room")));
+              ::testing::AllOf(::testing::HasSubstr("step 20"), ::testing::HasSubstr("master"),
+                               ::testing::HasSubstr("make room")));
   EXPECT_FALSE(fs::exists(folder_.path() / "state" / ".writing"));
   EXPECT_FALSE(fs::exists(store().path(20)));
   EXPECT_EQ(store().load_newest(*loaded)->step, 10);

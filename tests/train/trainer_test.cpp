@@ -12,6 +12,7 @@
 #include "longgen/base/units.h"
 #include "longgen/train/memory_plan.h"
 #include "longgen/train/run_loop.h"
+#include "tests/testing/error_of.h"
 #include "tests/train/train_testing.h"
 
 namespace longgen::train {
@@ -32,7 +33,7 @@ struct RunResult {
 // kBf16State: without f32 masters and moments.
 enum class Numbers : uint8_t { kF32, kBf16, kBf16State };
 
-class ResumeTest : public testing::TestWithParam<std::tuple<Numbers, data::Packing>> {
+class ResumeTest : public ::testing::TestWithParam<std::tuple<Numbers, data::Packing>> {
  protected:
   ResumeTest() : backend_(make_cpu_backend(2)), data_(std::get<1>(GetParam())) {
     spdlog::set_level(spdlog::level::off);
@@ -107,17 +108,17 @@ TEST_P(ResumeTest, KilledRunsEndBitEqual) {
       ASSERT_LT(++kills, 30);
     }
     EXPECT_GT(kills, 0);
-    EXPECT_TRUE(last_ == whole) << testing::PrintToString(last_.lines) << "\n"
-                                << testing::PrintToString(whole.lines);
+    EXPECT_TRUE(last_ == whole) << ::testing::PrintToString(last_.lines) << "\n"
+                                << ::testing::PrintToString(whole.lines);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Kinds, ResumeTest,
-    testing::Combine(testing::Values(Numbers::kF32, Numbers::kBf16, Numbers::kBf16State),
-                     testing::Values(data::Packing::kConcat, data::Packing::kIsolated)));
+    ::testing::Combine(::testing::Values(Numbers::kF32, Numbers::kBf16, Numbers::kBf16State),
+                       ::testing::Values(data::Packing::kConcat, data::Packing::kIsolated)));
 
-class TrainerTest : public testing::Test {
+class TrainerTest : public ::testing::Test {
  protected:
   TrainerTest() : backend_(make_cpu_backend(2)) {}
 
@@ -264,7 +265,7 @@ TEST_F(TrainerTest, DamagedWeightsStopTheRunAndNameTheStep) {
     trainer->step(4, *data_.packer, position);
     FAIL();
   } catch (const Error& e) {
-    EXPECT_THAT(e.what(), testing::HasSubstr("step 4"));
+    EXPECT_THAT(e.what(), ::testing::HasSubstr("step 4"));
   }
   EXPECT_EQ(position, data::DataPosition{});
 }
@@ -281,7 +282,7 @@ TEST_F(TrainerTest, MeasuresWithoutMemory) {
 }
 
 TEST_F(TrainerTest, RefusesWhatDoesNotFitAndSaysWhatWould) {
-  using testing::HasSubstr;
+  using ::testing::HasSubstr;
   TrainerOptions options = tiny_options();
   options.length = 4096;
   options.pass.recompute = false;
@@ -290,13 +291,10 @@ TEST_F(TrainerTest, RefusesWhatDoesNotFitAndSaysWhatWould) {
   const AvailableMemory enough{plan.device_bytes() + slack, 0};
   EXPECT_EQ(check_memory(tiny_config(), *backend_, DType::kBF16, options, enough).device_bytes(),
             plan.device_bytes());
-  const auto message = [&](int64_t available) -> std::string {
-    try {
+  const auto message = [&](int64_t available) {
+    return longgen::testing::error_of([&] {
       check_memory(tiny_config(), *backend_, DType::kBF16, options, {available, 0});
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "no error";
+    });
   };
   EXPECT_THAT(message(enough.device - 1),
               AllOf(HasSubstr(format_bytes(plan.device_bytes() + slack)), HasSubstr("layer inputs"),
