@@ -17,6 +17,7 @@
 #include "longgen/backend/cuda/runtime.h"
 #include "longgen/backend/cuda/uploads.h"
 #include "longgen/backend/device_queue.h"
+#include "longgen/backend/operand_checks.h"
 
 namespace longgen::cuda {
 
@@ -139,6 +140,10 @@ class CudaBackend : public Backend, public DeviceQueue {
   PinnedBuffer arrivals_;   // small results on their way to pageable memory, which is slow to reach
 };
 
+// Of every operation's operands but attention's.
+const OperandChecks& checks();
+// The matrix itself. Throws Error for a quantised one.
+const Tensor& plain(const WeightView& w);
 // Rows of x, whatever its rank: a contiguous tensor is cut into rows that suit the kernels. Throws
 // Error for a rank of 4 that is not contiguous.
 Rows rows_of(const Tensor& x);

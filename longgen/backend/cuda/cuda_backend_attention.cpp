@@ -19,7 +19,7 @@ constexpr int64_t kMostHeadDim = 256;
 constexpr int64_t kLeastTilesPerSplit = 4;
 constexpr size_t kLeastTable = 64;  // entries: shorter block tables have the same capacity
 
-AttentionChecks checks() { return {"cuda", longgen::Device::kCuda}; }
+AttentionChecks attention_checks() { return {"cuda", longgen::Device::kCuda}; }
 
 // Tensor-core kernels copy 16 bytes at a time.
 bool in_sixteens(const void* data, std::initializer_list<int64_t> strides) {
@@ -143,7 +143,7 @@ SequenceArgs CudaBackend::sequence_args(const AttentionSequence& s) {
 int64_t CudaBackend::attention_forward_workspace_bytes(const AttentionShape&) const { return 0; }
 
 void CudaBackend::attention_forward(const AttentionForward& a) {
-  checks().forward(a, 0);
+  attention_checks().forward(a, 0);
   const int64_t group = a.q.dim(1) / a.kv_heads;
   std::vector<SequenceArgs> sequences;
   std::vector<int64_t> packed;
@@ -229,7 +229,7 @@ void CudaBackend::attention_backward(const AttentionBackward& a) {
   const int64_t rows = a.q.dim(0), heads = a.q.dim(1), dim = a.q.dim(2);
   const int64_t kv_heads = a.k.dim(1);
   const DType dtype = a.q.dtype();
-  checks().backward(
+  attention_checks().backward(
       a,
       attention_backward_workspace_bytes(
           {.rows = rows, .q_heads = heads, .kv_heads = kv_heads, .head_dim = dim, .dtype = dtype}));
@@ -309,8 +309,9 @@ void CudaBackend::kv_write_all(std::span<const AttentionSequence> sequences, DTy
   // Strides count in eights of bf16, more than f32 asks for.
   bool sixteens = in_sixteens(k) && in_sixteens(v) && k.dim(2) % 8 == 0;
   for (const AttentionSequence& s : sequences) {
-    checks().kv_write(s.kv, kv_dtype, block_size, s.first_position,
-                      k.slice(0, s.row_begin, s.row_count), v.slice(0, s.row_begin, s.row_count));
+    attention_checks().kv_write(s.kv, kv_dtype, block_size, s.first_position,
+                                k.slice(0, s.row_begin, s.row_count),
+                                v.slice(0, s.row_begin, s.row_count));
     to.push_back(sequence_args(s));
     most_rows = std::max(most_rows, s.row_count);
     for (const void* data : {s.kv.keys, s.kv.values}) {
