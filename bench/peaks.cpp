@@ -227,8 +227,6 @@ double Peaks::flops(DType dtype) const {
   return dtype == DType::kBF16 ? std::max(best_of(arithmetic, "bf16"), f32) : f32;
 }
 
-double Peaks::int8_flops() const { return best_of(arithmetic, "int8"); }
-
 Peaks measure_peaks(ThreadPool& pool, CpuIsa isa) {
   Peaks peaks;
   for (const Loop& loop : kLoops) {

@@ -25,7 +25,6 @@ struct Peaks {
   // The best rate at which products of this dtype can be formed: bf16 may also be widened to f32.
   // 0 when nothing was measured.
   double flops(DType dtype) const;
-  double int8_flops() const;  // 0 where there is no such instruction
 };
 
 // Of a device: products of 8192 x 8192 x 8192 (f32: 4096), and copying 2 GB, read and written.

@@ -37,8 +37,8 @@ struct WeightView {
   WeightView(const std::convertible_to<Tensor> auto& plain) : data(plain) {}
   // A quantised one: `bytes` u8 [quantized::weight_bytes(scheme, n, k)], laid out as
   // weight_scheme.h says.
-  WeightView(Tensor bytes, WeightScheme s, int64_t n, int64_t k)
-      : data(std::move(bytes)), scheme(s), shape{n, k} {}
+  WeightView(const Tensor& bytes, WeightScheme s, int64_t n, int64_t k)
+      : data(bytes), scheme(s), shape{n, k} {}
 
   bool is_plain() const { return scheme == WeightScheme::kPlain; }
   int64_t n() const { return is_plain() ? data.dim(0) : shape[0]; }

@@ -3,7 +3,6 @@
 
 #include <concepts>
 #include <cstdint>
-#include <utility>
 
 #include "longgen/base/error.h"
 
@@ -21,13 +20,6 @@ T checked_mul(T a, T b) {
   T r;
   if (__builtin_mul_overflow(a, b, &r)) fail("integer overflow: {} * {}", a, b);
   return r;
-}
-
-// Converts between integer types; throws when the value does not fit.
-template <std::integral To, std::integral From>
-To checked_cast(From value) {
-  if (!std::in_range<To>(value)) fail("value {} does not fit its type", value);
-  return static_cast<To>(value);
 }
 
 template <std::integral T>

@@ -16,10 +16,6 @@ Packing parse_packing(std::string_view name) {
   fail_usage("data.packing: '{}' is neither concat nor isolated", name);
 }
 
-std::string_view packing_name(Packing packing) {
-  return packing == Packing::kConcat ? "concat" : "isolated";
-}
-
 Packer::Packer(const Corpus& corpus, std::vector<Document> documents, const PackOptions& options)
     : corpus_(corpus), documents_(std::move(documents)), options_(options) {
   if (options_.length < 2) fail_usage("a sequence length of {} holds no target", options_.length);

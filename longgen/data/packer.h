@@ -23,7 +23,6 @@ namespace longgen::data {
 enum class Packing : uint8_t { kConcat, kIsolated };
 
 Packing parse_packing(std::string_view name);  // throws UsageError
-std::string_view packing_name(Packing packing);
 
 // The next sequence to read. All there is to remember of a place in the data.
 struct DataPosition {

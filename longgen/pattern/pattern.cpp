@@ -119,16 +119,6 @@ std::vector<BlockRange> AttentionPattern::key_blocks(int64_t query_begin, int64_
   return ranges;
 }
 
-BlockRange AttentionPattern::query_blocks(int64_t key_begin, int64_t key_end, int64_t num_blocks,
-                                          int64_t kv_head) const {
-  if (key_begin >= key_end || key_begin >= num_blocks) return {};
-  const bool lasting = is_full() || lasting_below(*this, key_end, offset(kv_head)) >
-                                        lasting_below(*this, key_begin, offset(kv_head));
-  // Every query from the first lasting block on sees it, and the window of an earlier key block of
-  // the range reaches that far or the range starts there: one range either way.
-  return {key_begin, lasting ? num_blocks : std::min(num_blocks, key_end - 1 + local_blocks), 1};
-}
-
 BlockRange AttentionPattern::query_blocks_of(int64_t key_block, int64_t query_begin,
                                              int64_t query_end, int64_t kv_head) const {
   const int64_t begin = std::max(key_block, query_begin);

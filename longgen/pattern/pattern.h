@@ -54,13 +54,8 @@ struct AttentionPattern {
   // disjoint ranges (sinks, strided, local), ascending when read in order.
   std::vector<BlockRange> key_blocks(int64_t query_begin, int64_t query_end, int64_t kv_head) const;
 
-  // The query blocks of [0, num_blocks) that see at least one key block of [key_begin, key_end):
-  // always one range, perhaps empty. For backward.
-  BlockRange query_blocks(int64_t key_begin, int64_t key_end, int64_t num_blocks,
-                          int64_t kv_head) const;
-
   // The query blocks of [query_begin, query_end) that see `key_block`: always one range, perhaps
-  // empty.
+  // empty. For backward.
   BlockRange query_blocks_of(int64_t key_block, int64_t query_begin, int64_t query_end,
                              int64_t kv_head) const;
 

@@ -43,8 +43,6 @@ TEST(CheckedTest, OverflowThrows) {
   EXPECT_EQ(checked_mul<int64_t>(1 << 20, 1 << 20), int64_t{1} << 40);
   EXPECT_THROW(checked_mul<int64_t>(INT64_MAX / 2, 3), Error);
   EXPECT_THROW(checked_add<uint64_t>(UINT64_MAX, 1), Error);
-  EXPECT_THROW(checked_cast<int32_t>(int64_t{1} << 31), Error);
-  EXPECT_THROW(checked_cast<uint64_t>(-1), Error);
 }
 
 TEST(UnitsTest, LengthsReadAndWrite) {

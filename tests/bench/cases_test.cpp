@@ -109,7 +109,6 @@ TEST(Peaks, AreMeasuredForEverySetUpToTheOneInUse) {
   ASSERT_EQ(portable.arithmetic.size(), 1u);
   EXPECT_GT(portable.flops(DType::kF32), 1e8);  // a processor of the nineties
   EXPECT_EQ(portable.flops(DType::kBF16), portable.flops(DType::kF32));
-  EXPECT_EQ(portable.int8_flops(), 0);
 }
 
 TEST(Shapes, UnknownNamesAreRefusedWithTheList) {

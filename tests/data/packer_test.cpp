@@ -113,7 +113,8 @@ TEST_F(PackerTest, EveryTokenIsATargetOnce) {
         EXPECT_EQ(targets, sequence.targets);
         EXPECT_GE(targets, 1);
       }
-      EXPECT_EQ(seen, expected) << packing_name(packing) << " epoch " << epoch;
+      EXPECT_EQ(seen, expected) << (packing == Packing::kConcat ? "concat" : "isolated")
+                                << " epoch " << epoch;
     }
   }
 }

@@ -65,20 +65,14 @@ TEST(PatternTest, BlockRelations) {
     const int64_t blocks = 1 + static_cast<int64_t>(rng.below(24));
     const int64_t i0 = static_cast<int64_t>(rng.below(static_cast<uint64_t>(blocks)));
     const int64_t i1 = i0 + 1 + static_cast<int64_t>(rng.below(static_cast<uint64_t>(blocks - i0)));
-    std::vector<int64_t> keys, remote, queries;
+    std::vector<int64_t> keys, remote;
     for (int64_t j = 0; j < i1; ++j) {
       bool any = false;
       for (int64_t i = i0; i < i1; ++i) any |= seen(c, i, j);
       if (any) keys.push_back(j);
       if (any && j < i0) remote.push_back(j);
     }
-    for (int64_t i = 0; i < blocks; ++i) {
-      bool any = false;
-      for (int64_t j = i0; j < i1; ++j) any |= seen(c, i, j);
-      if (any) queries.push_back(i);
-    }
     ASSERT_EQ(expand(p.key_blocks(i0, i1, c.head)), keys) << p.to_string();
-    ASSERT_EQ(expand({p.query_blocks(i0, i1, blocks, c.head)}), queries) << p.to_string();
     ASSERT_EQ(expand(p.remote_blocks(i0 * p.block_size, i1 * p.block_size - 1, c.head)), remote);
     const int64_t key = static_cast<int64_t>(rng.below(static_cast<uint64_t>(i1)));
     std::vector<int64_t> of_key;
