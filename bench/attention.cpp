@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -117,6 +118,11 @@ class Document {
   Tensor q_, k_, v_, out_, lse_, dout_, dq_, dk_, dv_, workspace_;
 };
 
+double document_flops(const AttentionCase& c) {
+  const double of_pair = c.direction == Direction::kForward ? 4 : 10;
+  return of_pair * static_cast<double>(c.head_dim) * pairs(c, 0);
+}
+
 // Sequences whose keys lie in pages as a KV cache keeps them: a page is one block of all heads,
 // keys then values, and only live blocks have one.
 class PagedBatch {
@@ -208,6 +214,20 @@ class PagedBatch {
   int32_t next_page_ = 0;
 };
 
+void describe(const AttentionCase& c, Measurement& m) {
+  m.dtype = c.dtype;
+  m.name = fmt::format("{}:{} x {}, {}, {}, {}", c.q_heads, c.kv_heads, c.head_dim,
+                       format_length(c.length), c.pattern.to_string(), direction_name(c.direction));
+  m.parameters = {{"q_heads", c.q_heads},
+                  {"kv_heads", c.kv_heads},
+                  {"head_dim", c.head_dim},
+                  {"length", c.length},
+                  {"pattern", c.pattern.to_string()},
+                  {"block_size", c.pattern.block_size},
+                  {"direction", direction_name(c.direction)}};
+  if (c.direction == Direction::kDecode) m.parameters["batch"] = c.batch;
+}
+
 }  // namespace
 
 std::string direction_name(Direction direction) {
@@ -269,21 +289,41 @@ Measurement measure_attention(const AttentionCase& c, Backend& backend, const Re
                              backend, [&] { document.forward(); }, 1, repeats)
                        : measure_call(
                              backend, [&] { document.backward(); }, repeats);
-    m.flops = (forward ? 4 : 10) * head_dim * pairs(c, 0);
+    m.flops = document_flops(c);
   }
   finish_breakdown(backend, m.timing.total(), m);
-  m.dtype = c.dtype;
-  m.name = fmt::format("{}:{} x {}, {}, {}, {}", c.q_heads, c.kv_heads, c.head_dim,
-                       format_length(c.length), c.pattern.to_string(), direction_name(c.direction));
-  m.parameters = {{"q_heads", c.q_heads},
-                  {"kv_heads", c.kv_heads},
-                  {"head_dim", c.head_dim},
-                  {"length", c.length},
-                  {"pattern", c.pattern.to_string()},
-                  {"block_size", c.pattern.block_size},
-                  {"direction", direction_name(c.direction)}};
-  if (c.direction == Direction::kDecode) m.parameters["batch"] = c.batch;
+  describe(c, m);
   return m;
+}
+
+std::vector<Measurement> measure_attention_in_turns(std::span<const AttentionCase> cases,
+                                                    Backend& backend, const Repeats& repeats) {
+  std::vector<std::unique_ptr<Document>> documents;
+  std::vector<std::function<void()>> calls;
+  for (const AttentionCase& c : cases) {
+    check_heads(c.q_heads, c.kv_heads);
+    if (c.direction == Direction::kDecode) fail_usage("decode is not measured in turns");
+    documents.push_back(std::make_unique<Document>(c, backend));
+    Document& document = *documents.back();
+    document.forward();  // what backward needs
+    const bool forward = c.direction == Direction::kForward;
+    calls.emplace_back([&document, forward] {
+      if (forward) {
+        document.forward();
+      } else {
+        document.backward();
+      }
+    });
+  }
+  const std::vector<std::vector<double>> rounds = measure_in_turns(backend, calls, repeats);
+  std::vector<Measurement> rows(cases.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    rows[i].timing = timing_of(rounds[i]);
+    rows[i].flops = document_flops(cases[i]);
+    describe(cases[i], rows[i]);
+    rows[i].parameters["round_seconds"] = rounds[i];
+  }
+  return rows;
 }
 
 }  // namespace longgen::bench

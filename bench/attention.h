@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "bench/measurement.h"
 #include "longgen/backend/backend.h"
@@ -32,5 +34,11 @@ void check_heads(int64_t q_heads, int64_t kv_heads);
 // FLOPs: 4 head_dim a pair and query head forward, 10 backward. Bytes: keys and values of the live
 // blocks, for kDecode.
 Measurement measure_attention(const AttentionCase& c, Backend& backend, const Repeats& repeats);
+
+// The same of several cases in turns (measure_in_turns), forward or backward, all of them in memory
+// at once; `round_seconds` among a row's parameters are the rounds in their order. Throws
+// UsageError for kDecode.
+std::vector<Measurement> measure_attention_in_turns(std::span<const AttentionCase> cases,
+                                                    Backend& backend, const Repeats& repeats);
 
 }  // namespace longgen::bench

@@ -1,6 +1,7 @@
 #include "bench/timing.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -38,15 +39,16 @@ Timing timing_of(std::vector<double> seconds) {
 
 namespace {
 
+bool enough(const Repeats& repeats, size_t done, double seconds) {
+  const auto n = static_cast<int>(done);
+  return n >= std::max(repeats.most, 1) || (n >= repeats.least && seconds >= repeats.seconds);
+}
+
 // `once` returns seconds.
 Timing repeat(const std::function<double()>& once, const Repeats& repeats) {
   std::vector<double> seconds;
   double sum = 0;
-  const auto enough = [&] {
-    const auto n = static_cast<int>(seconds.size());
-    return n >= std::max(repeats.most, 1) || (n >= repeats.least && sum >= repeats.seconds);
-  };
-  while (!enough()) {
+  while (!enough(repeats, seconds.size(), sum)) {
     // A clock tick at least, so that rates stay finite.
     seconds.push_back(std::max(once(), 1e-9));
     sum += seconds.back();
@@ -93,6 +95,37 @@ Timing measure_calls(Backend& backend, const std::function<void()>& call, int ca
   }
   for (double& seconds : timing.seconds) seconds /= calls;
   return timing;
+}
+
+std::vector<std::vector<double>> measure_in_turns(Backend& backend,
+                                                  std::span<const std::function<void()>> calls,
+                                                  const Repeats& repeats) {
+  DeviceQueue* queue = device_queue(backend);
+  const auto mean_of = [&](const std::function<void()>& call, int64_t times) {
+    const auto all = [&] {
+      for (int64_t i = 0; i < times; ++i) call();
+    };
+    const double start = monotonic_seconds();
+    double seconds = 0;
+    if (queue != nullptr) {
+      seconds = queue->seconds(all);
+    } else {
+      all();
+      seconds = monotonic_seconds() - start;
+    }
+    return std::max(seconds, 1e-9) / static_cast<double>(times);
+  };
+  std::vector<double> once;
+  for (const auto& call : calls) once.push_back(mean_of(call, 1));
+  const double longest = once.empty() ? 0 : *std::max_element(once.begin(), once.end());
+  std::vector<std::vector<double>> rounds(calls.size());
+  for (double sum = 0; !calls.empty() && !enough(repeats, rounds[0].size(), sum); sum += longest) {
+    for (size_t i = 0; i < calls.size(); ++i) {
+      const int64_t times = std::max<int64_t>(std::llround(longest / once[i]), 1);
+      rounds[i].push_back(mean_of(calls[i], times));
+    }
+  }
+  return rounds;
 }
 
 Timing measure_call(Backend& backend, const std::function<void()>& call, const Repeats& repeats) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "longgen/backend/backend.h"
@@ -32,6 +33,12 @@ Timing measure_calls(Backend& backend, const std::function<void()>& call, int ca
                      const Repeats& repeats);
 // The same for a call that may not be part of a step.
 Timing measure_call(Backend& backend, const std::function<void()>& call, const Repeats& repeats);
+// Several calls in turns: a round makes each as often as fills the time that the longest takes for
+// one, so that whatever disturbs a machine disturbs all of them for as long. `repeats` are rounds.
+// Returns for each call the mean seconds of every round, in their order. Warms up.
+std::vector<std::vector<double>> measure_in_turns(Backend& backend,
+                                                  std::span<const std::function<void()>> calls,
+                                                  const Repeats& repeats);
 // From times that were taken elsewhere; at least one.
 Timing timing_of(std::vector<double> seconds);
 

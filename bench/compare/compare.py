@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
@@ -76,6 +77,7 @@ class Runner:
         self.machine = None
         self.failures = []
         self.cache = {}
+        self.fastest = {}  # by row, over its rounds
         self.peer = None
         self.env = dict(os.environ, OMP_NUM_THREADS=str(args.threads))
 
@@ -209,6 +211,9 @@ def number(value):
 
 
 def ratio(row):
+    """Measured in turns: the median of the turns'; else of the figures."""
+    if row.get("ratios"):
+        return statistics.median(row["ratios"])
     peers = [value for value in row["peers"].values() if value]
     return row["longgen"] / max(peers) if peers and row["longgen"] else None
 
@@ -284,6 +289,9 @@ def best_of(name, rounds):
     row = dict(rounds[-1], row=name, longgen=pick([r["longgen"] for r in rounds]))
     row["peers"] = {peer: pick([r["peers"].get(peer) for r in rounds])
                     for peer in dict.fromkeys(p for r in rounds for p in r["peers"])}
+    if turns := [x for r in rounds for x in r.get("ratios", [])]:
+        row.update(ratios=turns, note=f"in {len(turns)} turns of equal time, the median; {min(turns):.2f} to "
+                   f"{max(turns):.2f}")
     row["ratio"] = ratio(row)
     return row
 

@@ -1,6 +1,8 @@
 // longgen bench attention, longgen bench gemm: operations alone.
+#include <algorithm>
 #include <charconv>
 #include <map>
+#include <utility>
 
 #include "bench/attention.h"
 #include "bench/products.h"
@@ -65,6 +67,8 @@ class BenchAttentionCommand : public Command {
                    "full, sink-window, strided, local:N,sink:N,stride:N,block:N, or a hybrid text");
     app.add_option("--direction", directions_, "What to time")->check(CLI::IsMember(kDirections));
     app.add_option("--batch", batch_, "Sequences of a decode step")->capture_default_str();
+    app.add_flag("--in-turns", in_turns_,
+                 "Time the patterns of a length and direction in turns of equal time");
     options_.add_to(app);
   }
 
@@ -72,10 +76,16 @@ class BenchAttentionCommand : public Command {
     const auto heads = parse_numbers(heads_, ':', 2, "query heads and KV heads as 9:3");
     bench::check_heads(heads[0], heads[1]);  // before peaks are measured
     const auto directions = chosen(directions_, kDirections);
+    if (in_turns_ && options_.breakdown) {
+      fail_usage("--in-turns: --breakdown cannot tell the patterns apart; leave one out");
+    }
     std::vector<bench::AttentionCase> cases;
     for (const int64_t length : lengths_) {
       for (const std::string& pattern : patterns_) {
         for (const bench::Direction direction : directions) {
+          if (in_turns_ && direction == bench::Direction::kDecode) {
+            fail_usage("--in-turns goes with --direction forward and backward, not with decode");
+          }
           cases.push_back({.q_heads = heads[0],
                            .kv_heads = heads[1],
                            .head_dim = head_dim_,
@@ -88,18 +98,41 @@ class BenchAttentionCommand : public Command {
       }
     }
     BenchReport report(*common_, options_);
-    for (bench::AttentionCase& c : cases) {
-      c.dtype = bench_dtype(*common_, report.backend());
+    for (bench::AttentionCase& c : cases) c.dtype = bench_dtype(*common_, report.backend());
+    if (in_turns_) {
+      take_turns(std::move(cases), report);
+      return 0;
+    }
+    for (const bench::AttentionCase& c : cases) {
       report.row(bench::measure_attention(c, report.backend(), options_.repeats));
     }
     return 0;
   }
 
  private:
+  // The patterns of each length and direction against each other.
+  void take_turns(std::vector<bench::AttentionCase> cases, BenchReport& report) const {
+    const auto apart = [](const bench::AttentionCase& c) {
+      return std::pair(c.length, c.direction);
+    };
+    std::stable_sort(cases.begin(), cases.end(),
+                     [&](const auto& a, const auto& b) { return apart(a) < apart(b); });
+    for (auto begin = cases.begin(); begin != cases.end();) {
+      const auto end = std::find_if(begin, cases.end(),
+                                    [&](const auto& c) { return apart(c) != apart(*begin); });
+      for (const bench::Measurement& row :
+           bench::measure_attention_in_turns({begin, end}, report.backend(), options_.repeats)) {
+        report.row(row);
+      }
+      begin = end;
+    }
+  }
+
   const CommonOptions* common_ = nullptr;
   BenchOptions options_;
   std::string heads_ = "9:3";
   int64_t head_dim_ = 64, batch_ = 1;
+  bool in_turns_ = false;
   std::vector<int64_t> lengths_ = {8192};
   std::vector<std::string> patterns_ = {"full"}, directions_ = {"forward", "backward"};
 };

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "longgen/base/error.h"
 
 namespace longgen::bench {
@@ -32,6 +35,33 @@ TEST(Timing, RepeatsUntilTimeAndLeastNumberAreReached) {
   EXPECT_EQ(count({.least = 3, .most = 50, .seconds = 0}), 3);
   EXPECT_EQ(count({.least = 3, .most = 2, .seconds = 0}), 2);
   EXPECT_EQ(count({.least = 1, .most = 9, .seconds = 1e9}), 9);
+}
+
+TEST(Timing, TurnsAreOfEqualTime) {
+  const auto backend = make_cpu_backend(1);
+  int slow = 0, quick = 0;
+  const std::vector<std::function<void()>> calls = {
+      [&] {
+        ++slow;
+        std::this_thread::sleep_for(std::chrono::milliseconds(40));
+      },
+      [&] {
+        ++quick;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }};
+  const auto rounds = measure_in_turns(*backend, calls, {.least = 1, .most = 3, .seconds = 1e9});
+  ASSERT_EQ(rounds.size(), 2u);
+  EXPECT_EQ(rounds[0].size(), 3u);
+  EXPECT_EQ(rounds[1].size(), 3u);
+  EXPECT_EQ(slow, 1 + 3);  // to warm up, and once a round
+  // 40 to a round, or fewer where the machine woke up late when they were warmed up.
+  EXPECT_GE(quick, 1 + 3 * 2);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_GE(rounds[0][i], 0.040);
+    EXPECT_GE(rounds[1][i], 0.001);
+    EXPECT_LT(rounds[1][i], rounds[0][i]);
+  }
+  EXPECT_TRUE(measure_in_turns(*backend, {}, {}).empty());
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // counted, and how a row hangs together, is.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -69,6 +70,20 @@ TEST_F(Bench, AttentionInEveryDirection) {
   for (const Json& peak : machine_["peaks"]) EXPECT_GT(peak["tflops"].get<double>(), 0);
 }
 
+TEST_F(Bench, PatternsInTurns) {
+  const auto all = rows({"attention", "--heads", "2:1", "--head-dim", "32", "--lengths", "1K",
+                         "--pattern", "full", "local:2,sink:1", "--in-turns", "--no-peak"});
+  ASSERT_EQ(all.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(all[i]["direction"], i < 2 ? "forward" : "backward");
+    EXPECT_EQ(all[i]["pattern"], i % 2 == 0 ? "full" : "local:2,sink:1");
+    const auto rounds = all[i]["round_seconds"].get<std::vector<double>>();
+    EXPECT_GE(rounds.size(), 3u);
+    EXPECT_EQ(rounds.size(), all[i / 2 * 2]["round_seconds"].size());
+    EXPECT_EQ(*std::min_element(rounds.begin(), rounds.end()), all[i]["seconds"]["best"]);
+  }
+}
+
 TEST_F(Bench, ProductsOfGivenSizesAndOfAModel) {
   const auto all = rows({"gemm", "--size", "64x96x32", "--shape", "tiny", "--tokens", "128",
                          "--direction", "forward", "dx", "dw", "--no-peak"});
@@ -123,6 +138,8 @@ TEST_F(Bench, WhatCannotBeMeasuredIsRefused) {
       {{"attention", "--heads", "4:3"}, "4:3"},  // before peaks are measured
       {{"attention", "--direction", "sideways"}, "sideways"},
       {{"attention", "--pattern", "bogus"}, "bogus"},
+      {{"attention", "--in-turns", "--direction", "decode"}, "not with decode"},
+      {{"attention", "--in-turns", "--breakdown"}, "tell the patterns apart"},
       {{"gemm", "--size", "1x2"}, "2048x1536x576"},
       {{"prefill", "--shape", "gpt-9"}, "smollm2-135m"},
       {{"prefill", "--chunk", "0"}, "chunks of 0"},
