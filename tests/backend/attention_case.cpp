@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <numbers>
+#include <optional>
 
 #include "longgen/base/rng.h"
 
@@ -16,10 +18,30 @@ double to_dtype(double x, DType dtype) {
   return dtype == DType::kF32 ? static_cast<double>(static_cast<float>(x)) : x;
 }
 
-std::vector<double> random_values(int64_t count, double gain, DType dtype, Rng& rng) {
+// Normal, two of a block of the generator (Box-Muller).
+std::vector<double> random_values(int64_t count, double gain, DType dtype, uint64_t seed,
+                                  uint64_t stream) {
   std::vector<double> x(static_cast<size_t>(count));
-  for (double& value : x) value = to_dtype(rng.normal() * gain, dtype);
+  for (size_t i = 0; i < x.size(); i += 2) {
+    const auto words = philox(seed, stream, i / 2);
+    const auto uniform = [&](size_t w) { return (words[w] + 0.5) * 0x1p-32; };
+    const double radius = gain * std::sqrt(-2 * std::log(uniform(0)));
+    const double angle = 2 * std::numbers::pi * uniform(1);
+    x[i] = to_dtype(radius * std::cos(angle), dtype);
+    if (i + 1 < x.size()) x[i + 1] = to_dtype(radius * std::sin(angle), dtype);
+  }
   return x;
+}
+
+// In four sums, so that none waits for the one before.
+double dot(const double* a, const double* b, int64_t n) {
+  double sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    for (int64_t u = 0; u < 4; ++u) sums[u] += a[i + u] * b[i + u];
+  }
+  for (; i < n; ++i) sums[0] += a[i] * b[i];
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
 Tensor view(const std::vector<double>& x, std::initializer_list<int64_t> shape) {
@@ -29,6 +51,10 @@ Tensor view(const std::vector<double>& x, std::initializer_list<int64_t> shape) 
 // Norms count as at least this a number: gradients may cancel to nothing (a query that sees one
 // key), and then rounding errors have nothing to be relative to.
 constexpr double kLeastRms = 0.1;
+
+void expect_rows_may_begin(const AttentionShapeCase& c, int64_t from, bool backward) {
+  EXPECT_TRUE(from == 0 || (c.documents.empty() && !backward)) << "rows from " << from << " on";
+}
 
 double bf16_rounded(double x) { return to_dtype(x, DType::kBF16); }
 
@@ -112,21 +138,26 @@ AttentionProblem::AttentionProblem(AttentionShapeCase shape, uint64_t seed) : c(
   scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
   documents = c.documents;
   if (documents.empty()) documents.push_back({0, c.rows});
-  Rng rng(seed, static_cast<uint64_t>(c.rows));
-  q = random_values(c.rows * c.q_heads * c.head_dim, c.gain, c.dtype, rng);
-  k = random_values(c.rows * c.kv_heads * c.head_dim, 1, c.dtype, rng);
-  v = random_values(c.rows * c.kv_heads * c.head_dim, 1, c.dtype, rng);
-  dout = random_values(c.rows * c.q_heads * c.head_dim, 1, c.dtype, rng);
+  const auto random = [&](int64_t heads, double gain, uint64_t which) {
+    return random_values(c.rows * heads * c.head_dim, gain, c.dtype, seed,
+                         4 * static_cast<uint64_t>(c.rows) + which);
+  };
+  q = random(c.q_heads, c.gain, 0);
+  k = random(c.kv_heads, 1, 1);
+  v = random(c.kv_heads, 1, 2);
+  dout = random(c.q_heads, 1, 3);
 }
 
-AttentionResult AttentionProblem::truth(bool backward) const {
+AttentionResult AttentionProblem::truth(bool backward, int64_t from) const {
+  expect_rows_may_begin(c, from, backward);
   const auto reference = make_reference_backend();
   const int64_t t = c.rows, heads = c.q_heads, kv = c.kv_heads, dim = c.head_dim;
   AttentionResult r{.out = std::vector<double>(q.size(), 0),
                     .lse = std::vector<double>(static_cast<size_t>(t * heads), 0)};
   std::vector<AttentionSequence> sequences;
   for (const DocumentRange& d : documents) {
-    AttentionSequence s{.row_begin = d.row_begin, .row_count = d.row_count};
+    AttentionSequence s{
+        .row_begin = d.row_begin + from, .row_count = d.row_count - from, .first_position = from};
     s.kv.keys = const_cast<double*>(k.data()) + d.row_begin * kv * dim;
     s.kv.values = const_cast<double*>(v.data()) + d.row_begin * kv * dim;
     s.kv.token_stride = kv * dim;
@@ -172,7 +203,8 @@ AttentionResult AttentionProblem::truth(bool backward) const {
   return r;
 }
 
-AttentionResult AttentionProblem::plain_bf16(bool backward) const {
+AttentionResult AttentionProblem::plain_bf16(bool backward, int64_t from) const {
+  expect_rows_may_begin(c, from, backward);
   const int64_t heads = c.q_heads, group = heads / c.kv_heads, dim = c.head_dim;
   AttentionResult r{.out = std::vector<double>(q.size(), 0)};
   if (backward) {
@@ -181,7 +213,7 @@ AttentionResult AttentionProblem::plain_bf16(bool backward) const {
     r.dv.resize(v.size());
   }
   for (const DocumentRange& doc : documents) {
-    for (int64_t i = 0; i < doc.row_count * heads; ++i) {
+    for (int64_t i = from * heads; i < doc.row_count * heads; ++i) {
       const int64_t h = i % heads, kv_head = h / group, position = i / heads;
       const int64_t at = ((doc.row_begin + position) * heads + h) * dim;
       std::vector<int64_t> keys;
@@ -190,38 +222,33 @@ AttentionResult AttentionProblem::plain_bf16(bool backward) const {
       const auto key_at = [&](int64_t n) {
         return ((doc.row_begin + n) * c.kv_heads + kv_head) * dim;
       };
-      const auto dot = [&](const std::vector<double>& a, int64_t n, const std::vector<double>& b) {
-        double x = 0;
-        for (int64_t d = 0; d < dim; ++d) {
-          x += a[static_cast<size_t>(at + d)] * b[static_cast<size_t>(key_at(n) + d)];
-        }
-        return x;
-      };
       for (int64_t n = 0; n <= position; ++n) {
         if (!c.pattern.sees(position, n, c.kv_head_begin + kv_head)) continue;
         keys.push_back(n);
-        p.push_back(bf16_rounded(dot(q, n, k) * scale));
+        p.push_back(bf16_rounded(
+            dot(&q[static_cast<size_t>(at)], &k[static_cast<size_t>(key_at(n))], dim) * scale));
         top = std::max(top, p.back());
       }
       for (double& x : p) sum += x = std::exp(x - top);
       for (double& x : p) x = bf16_rounded(x / sum);
-      double delta = 0;
-      for (int64_t d = 0; d < dim; ++d) {
-        double& out = r.out[static_cast<size_t>(at + d)];
-        for (size_t j = 0; j < keys.size(); ++j) {
-          out += p[j] * v[static_cast<size_t>(key_at(keys[j]) + d)];
-        }
-        out = bf16_rounded(out);
-        delta += out * dout[static_cast<size_t>(at + d)];
-      }
-      if (!backward) continue;
+      double* out = &r.out[static_cast<size_t>(at)];
       for (size_t j = 0; j < keys.size(); ++j) {
-        const double ds = bf16_rounded(p[j] * (bf16_rounded(dot(dout, keys[j], v)) - delta));
+        const double* value = &v[static_cast<size_t>(key_at(keys[j]))];
+        for (int64_t d = 0; d < dim; ++d) out[d] += p[j] * value[d];
+      }
+      for (int64_t d = 0; d < dim; ++d) out[d] = bf16_rounded(out[d]);
+      if (!backward) continue;
+      const double *query = &q[static_cast<size_t>(at)], *gradient = &dout[static_cast<size_t>(at)];
+      double* dq = &r.dq[static_cast<size_t>(at)];
+      const double delta = dot(out, gradient, dim);
+      for (size_t j = 0; j < keys.size(); ++j) {
+        const auto key = static_cast<size_t>(key_at(keys[j]));
+        const double ds = bf16_rounded(p[j] * (bf16_rounded(dot(gradient, &v[key], dim)) - delta));
+        double *dk = &r.dk[key], *dv = &r.dv[key];
         for (int64_t d = 0; d < dim; ++d) {
-          const auto x = static_cast<size_t>(at + d), y = static_cast<size_t>(key_at(keys[j]) + d);
-          r.dq[x] += ds * k[y] * scale;
-          r.dk[y] += ds * q[x] * scale;
-          r.dv[y] += p[j] * dout[x];
+          dq[d] += ds * k[key + static_cast<size_t>(d)] * scale;
+          dk[d] += ds * query[d] * scale;
+          dv[d] += p[j] * gradient[d];
         }
       }
     }
@@ -298,16 +325,29 @@ void expect_near(const std::string& name, const std::vector<double>& got,
   EXPECT_LE(d.block, 2 * p.block + granted) << both;
 }
 
+std::vector<SolvedProblem> solve(const std::vector<AttentionShapeCase>& cases, bool backward,
+                                 const std::vector<int64_t>& from) {
+  std::vector<std::optional<SolvedProblem>> solved(cases.size());
+  ThreadPool pool(ThreadPool::hardware_threads());
+  pool.for_each(static_cast<int64_t>(cases.size()), [&](int64_t i, int) {
+    const auto at = static_cast<size_t>(i);
+    solved[at].emplace(AttentionProblem(cases[at]), backward, from.empty() ? 0 : from[at]);
+  });
+  std::vector<SolvedProblem> out;
+  for (auto& one : solved) out.push_back(std::move(*one));
+  return out;
+}
+
 std::vector<SolvedProblem> solve_in_both_dtypes(const std::vector<AttentionShapeCase>& shapes,
                                                 bool backward) {
-  std::vector<SolvedProblem> out;
+  std::vector<AttentionShapeCase> cases;
   for (AttentionShapeCase c : shapes) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       c.dtype = dtype;
-      out.emplace_back(c, backward);
+      cases.push_back(c);
     }
   }
-  return out;
+  return solve(cases, backward);
 }
 
 }  // namespace longgen::testing

@@ -67,9 +67,10 @@ struct AttentionProblem {
   std::vector<DocumentRange> documents;
   std::vector<double> q, k, v, dout;  // already rounded to the dtype
 
-  AttentionResult truth(bool backward) const;
+  // Forward, of one document, may begin at row `from`: results of rows before it are left 0.
+  AttentionResult truth(bool backward, int64_t from = 0) const;
   // Dense loops; scores, probabilities and their gradients rounded to bf16 as they would be stored.
-  AttentionResult plain_bf16(bool backward) const;
+  AttentionResult plain_bf16(bool backward, int64_t from = 0) const;
 };
 
 // Relative L2 over everything, and the largest over rows [., head_dim] and over blocks of 16 rows
@@ -91,10 +92,11 @@ struct CpuRun {
 
 // A problem with its solutions; made once for all instruction sets.
 struct SolvedProblem {
-  SolvedProblem(AttentionProblem p, bool backward)
+  SolvedProblem(AttentionProblem p, bool backward, int64_t from = 0)
       : problem(std::move(p)),
-        truth(problem.truth(backward)),
-        plain(problem.c.dtype == DType::kBF16 ? problem.plain_bf16(backward) : AttentionResult()) {}
+        truth(problem.truth(backward, from)),
+        plain(problem.c.dtype == DType::kBF16 ? problem.plain_bf16(backward, from)
+                                              : AttentionResult()) {}
   SolvedProblem(const AttentionShapeCase& c, bool backward)
       : SolvedProblem(AttentionProblem(c), backward) {}
   AttentionProblem problem;
@@ -106,6 +108,10 @@ struct SolvedProblem {
 void expect_near(const std::string& name, const std::vector<double>& got,
                  const std::vector<double>& want, const std::vector<double>& plain, DType dtype,
                  int64_t heads, int64_t head_dim);
+
+// All cases, side by side on all processors; case i from row from[i] on (empty: all rows).
+std::vector<SolvedProblem> solve(const std::vector<AttentionShapeCase>& cases, bool backward,
+                                 const std::vector<int64_t>& from = {});
 
 // Every shape in f32, then in bf16, solved by the reference.
 std::vector<SolvedProblem> solve_in_both_dtypes(const std::vector<AttentionShapeCase>& shapes,

@@ -189,11 +189,30 @@ class ReferenceBackend : public Backend {
     std::vector<double> values;
     for (int64_t j = 0; j < n; ++j) {
       const double* b = weight_row(weight, j, values);
-      for (int64_t t = 0; t < rows; ++t) {
-        const double* a = row(x, t);
-        double sum = bias.defined() ? row(bias, 0)[j] : 0;
-        for (int64_t i = 0; i < k; ++i) sum += a[i] * b[i];
+      const double first = bias.defined() ? row(bias, 0)[j] : 0;
+      const auto store = [&](int64_t t, double sum) {
         row(y, t)[j] = sum + (accumulate ? row(y, t)[j] : 0);
+      };
+      int64_t t = 0;
+      for (; t + 4 <= rows; t += 4) {  // side by side, each sum in its order
+        const double *a0 = row(x, t), *a1 = row(x, t + 1), *a2 = row(x, t + 2), *a3 = row(x, t + 3);
+        double sum0 = first, sum1 = first, sum2 = first, sum3 = first;
+        for (int64_t i = 0; i < k; ++i) {
+          sum0 += a0[i] * b[i];
+          sum1 += a1[i] * b[i];
+          sum2 += a2[i] * b[i];
+          sum3 += a3[i] * b[i];
+        }
+        store(t, sum0);
+        store(t + 1, sum1);
+        store(t + 2, sum2);
+        store(t + 3, sum3);
+      }
+      for (; t < rows; ++t) {
+        const double* a = row(x, t);
+        double sum = first;
+        for (int64_t i = 0; i < k; ++i) sum += a[i] * b[i];
+        store(t, sum);
       }
     }
   }
