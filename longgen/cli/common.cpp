@@ -1,5 +1,7 @@
 #include "longgen/cli/common.h"
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 
 #include "longgen/base/error.h"
@@ -101,6 +103,17 @@ CLI::Option* add_length_option(CLI::App& app, const std::string& flags, int64_t&
 CLI::Option* add_length_option(CLI::App& app, const std::string& flags,
                                std::optional<int64_t>& value, const std::string& description) {
   return add_length(app, flags, value, description);
+}
+
+std::string shell_word(std::string_view text) {
+  const auto plain = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+           std::string_view("_./:=,+-@%").find(c) != std::string_view::npos;
+  };
+  if (!text.empty() && std::all_of(text.begin(), text.end(), plain)) return std::string(text);
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? "'\\''" : std::string(1, c);
+  return out + "'";
 }
 
 }  // namespace longgen::cli

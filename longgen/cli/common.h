@@ -48,4 +48,7 @@ CLI::Option* add_length_option(CLI::App& app, const std::string& flags, int64_t&
 CLI::Option* add_length_option(CLI::App& app, const std::string& flags,
                                std::optional<int64_t>& value, const std::string& description);
 
+// The text as one word of a shell's command line, in quotes where it needs them.
+std::string shell_word(std::string_view text);
+
 }  // namespace longgen::cli

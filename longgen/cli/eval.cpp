@@ -9,13 +9,18 @@
 #include "longgen/base/error.h"
 #include "longgen/base/interrupt.h"
 #include "longgen/base/progress.h"
+#include "longgen/base/system.h"
+#include "longgen/base/thread_pool.h"
 #include "longgen/base/units.h"
 #include "longgen/cli/command.h"
 #include "longgen/cli/load_model.h"
+#include "longgen/cli/version.h"
+#include "longgen/eval/html_report.h"
 #include "longgen/eval/needles.h"
 #include "longgen/eval/perplexity.h"
 #include "longgen/eval/report.h"
 #include "longgen/formats/json.h"
+#include "longgen/model/kv_size.h"
 #include "longgen/pattern/hybrid_spec.h"
 
 namespace longgen::cli {
@@ -78,7 +83,8 @@ class EvalCommand : public Command {
     app.add_option("--batch", batch_,
                    "Samples that run at once; 0: as many as hold 64K tokens, up to 8")
         ->capture_default_str();
-    app.add_option("-o,--output", output_, "Folder for results.json and samples.jsonl");
+    app.add_option("-o,--output", output_,
+                   "Folder for report.html (tables and pictures), results.json and samples.jsonl");
   }
 
   int run() override {
@@ -101,7 +107,7 @@ class EvalCommand : public Command {
     infer::Engine engine(loaded.config, *loaded.weights, *loaded.backend, options);
     const InterruptGuard interrupt;
     run_tasks(engine, *loaded.tokenizer, interrupt);
-    finish(loaded, interrupt.requested());
+    finish(loaded, options, interrupt.requested());
     return interrupt.requested() ? kExitInterrupted : 0;
   }
 
@@ -245,14 +251,97 @@ class EvalCommand : public Command {
     std::fflush(stdout);
   }
 
-  // results.json, samples.jsonl and --json.
-  void finish(const LoadedModel& loaded, bool interrupted) const {
+  // What a reader of the figures asks; what is chosen for him included.
+  Json settings(const LoadedModel& loaded, const infer::EngineOptions& options) const {
+    std::vector<std::string> layers, lengths;
+    const model::KvSize size =
+        model::kv_size(loaded.config, lengths_.back(), loaded.weights->dtype());
+    for (const model::KvLayerRange& range : size.ranges) {
+      layers.push_back(fmt::format("{} {}", range.name(), range.pattern.to_string()));
+    }
+    for (const int64_t length : lengths_) lengths.push_back(format_length(length));
+    const auto names = [](const std::vector<fs::path>& paths) {
+      std::vector<std::string> out;
+      for (const fs::path& path : paths) out.push_back(path.string());
+      return out;
+    };
     Json json{{"model", model_},
+              {"layers", layers},
+              {"tasks", tasks_},
+              {"lengths", lengths},
+              {"samples", samples_}};
+    if (!needle_tasks_.empty()) {
+      json["depths"] = random_depths_ ? "at random"
+                       : depths_ == 0 ? "every sample its own"
+                                      : fmt::format("{}, even", depths_);
+      json["haystack"] = haystacks_.empty() ? Json("built-in filler") : Json(names(haystacks_));
+      if (!outside_.empty()) json["outside of"] = outside_;
+    }
+    if (!texts_.empty()) json["text"] = names(texts_);
+    json["bos"] = use_bos_;
+    json["chunk"] = options.chunk;
+    json["batch"] = options.max_batch;
+    json["seed"] = common_->seed;
+    return json;
+  }
+
+  // With everything that was chosen, so that another machine chooses nothing else.
+  std::string command(const infer::EngineOptions& options) const {
+    std::vector<std::string> lengths;
+    for (const int64_t length : lengths_) lengths.push_back(format_length(length));
+    std::string out =
+        fmt::format("longgen eval {} --tasks {} --lengths {} --samples {}", shell_word(model_),
+                    fmt::join(tasks_, ","), fmt::join(lengths, ","), samples_);
+    const auto add = [&](std::string_view flag, const auto& value) {
+      out += fmt::format(" {} {}", flag, shell_word(fmt::format("{}", value)));
+    };
+    if (!needle_tasks_.empty()) add("--depths", depths_);
+    if (random_depths_) out += " --random-depths";
+    if (has_task("passkey")) add("--passkey-form", passkey_form_);
+    if (has_task("needle")) add("--needle-form", needle_form_);
+    for (const fs::path& path : haystacks_) add("--haystack", path.string());
+    if (!outside_.empty()) add("--outside", outside_);
+    for (const fs::path& path : texts_) add("--text", path.string());
+    out += use_bos_ ? " --bos" : " --no-bos";
+    add("--chunk", options.chunk);
+    add("--batch", options.max_batch);
+    if (!common_->dtype.empty()) add("--dtype", common_->dtype);
+    add("--device", common_->device);
+    add("--threads", common_->threads > 0 ? common_->threads : ThreadPool::hardware_threads());
+    add("--seed", common_->seed);
+    if (!output_.empty()) add("-o", output_);
+    return out;
+  }
+
+  Json memory(const LoadedModel& loaded, const infer::EngineOptions& options) const {
+    int64_t reserved = 0;
+    for (const eval::NeedleReport& report : needle_reports_) {
+      for (const eval::LengthScore& length : report.lengths) {
+        reserved = std::max(reserved, length.stats.kv_bytes_reserved);
+      }
+    }
+    if (perplexity_) reserved = std::max(reserved, perplexity_->stats.kv_bytes_reserved);
+    const infer::EnginePlan plan =
+        infer::Engine::plan(loaded.config, loaded.weights->dtype(), *loaded.backend, options);
+    return {{"weights_bytes", loaded.weights->bytes()},
+            {"kv_bytes_reserved", reserved},
+            {"workspace_bytes", plan.workspace},
+            {"peak_resident_bytes", peak_resident_bytes()}};
+  }
+
+  // report.html, results.json, samples.jsonl and --json.
+  void finish(const LoadedModel& loaded, const infer::EngineOptions& options,
+              bool interrupted) const {
+    Json json{{"model", model_},
+              {"longgen", version_line()},
               {"dtype", dtype_name(loaded.weights->dtype())},
               {"backend", loaded.backend->description()},
               {"seed", common_->seed},
               {"bos", use_bos_},
-              {"complete", !interrupted}};
+              {"complete", !interrupted},
+              {"command", command(options)},
+              {"settings", settings(loaded, options)},
+              {"memory", memory(loaded, options)}};
     json["results"] = Json::object();
     std::string samples;
     for (const eval::NeedleReport& report : needle_reports_) {
@@ -272,6 +361,7 @@ class EvalCommand : public Command {
     if (output_.empty()) return;
     write_file_atomically(fs::path(output_) / "samples.jsonl", samples);
     write_file_atomically(fs::path(output_) / "results.json", formats::dump_json(json, 2) + "\n");
+    write_file_atomically(fs::path(output_) / "report.html", eval::to_html(json));
   }
 
   const CommonOptions* common_ = nullptr;

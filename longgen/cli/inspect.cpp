@@ -19,11 +19,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string layer_name(const model::KvLayerRange& range) {
-  return range.first == range.last ? fmt::format("{}", range.first)
-                                   : fmt::format("{}-{}", range.first, range.last);
-}
-
 // People count parameters in millions and billions.
 std::string count_name(int64_t count) {
   const double value = static_cast<double>(count);
@@ -137,9 +132,8 @@ class InspectCommand : public Command {
     fmt::print("{:<10} {:<26} {:>13} {:>12} {:>12}\n", "layers", "pattern", "kept tokens",
                "one layer", "together");
     for (const model::KvLayerRange& range : size.ranges) {
-      fmt::print("{:<10} {:<26} {:>13} {:>12} {:>12}\n", layer_name(range),
-                 range.pattern.to_string(), kept_name(range), format_bytes(range.layer_bytes),
-                 format_bytes(range.bytes()));
+      fmt::print("{:<10} {:<26} {:>13} {:>12} {:>12}\n", range.name(), range.pattern.to_string(),
+                 kept_name(range), format_bytes(range.layer_bytes), format_bytes(range.bytes()));
     }
     fmt::print("{:<64} {:>12}\n", "total", format_bytes(size.bytes));
     fmt::print("{:<64} {:>12}  ({:.1f} %)\n", "all layers full", format_bytes(size.all_full_bytes),

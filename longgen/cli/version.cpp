@@ -15,6 +15,7 @@
 
 #include "longgen/backend/backend.h"
 #include "longgen/backend/cpu/cpu_features.h"
+#include "longgen/backend/device_list.h"
 #include "longgen/base/error.h"
 #include "longgen/base/log.h"
 #include "longgen/base/system.h"
@@ -77,16 +78,21 @@ std::string libraries() {
 
 }  // namespace
 
+std::string version_line() {
+  return fmt::format("longgen {} (commit {})", LONGGEN_VERSION, LONGGEN_COMMIT);
+}
+
 std::string version_text() {
   constexpr std::array kCompiled = {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512,
                                     CpuIsa::kAvx512Bf16, CpuIsa::kAmx};
   const std::vector<CpuIsa> here = available_cpu_isas();
-  std::string text = fmt::format("longgen {} (commit {})\n", LONGGEN_VERSION, LONGGEN_COMMIT);
+  std::string text = version_line() + "\n";
   text += fmt::format("compiler          {}, {}\n", compiler(), LONGGEN_BUILD_TYPE);
   text += fmt::format("instruction sets  compiled {}; here {}; in use {}\n", isa_names(kCompiled),
                       isa_names(here), isa_in_use());
   text += fmt::format("device cpu        {}, {} threads, {} of memory free\n", processor_name(),
                       ThreadPool::hardware_threads(), format_bytes(available_memory_bytes()));
+  text += fmt::format("device cuda       {}\n", cuda_devices());
   text += fmt::format("libraries         {}", libraries());
   return text;
 }

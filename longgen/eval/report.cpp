@@ -27,9 +27,13 @@ Json tally_json(const Tally& tally) {
 }
 
 Json stats_json(const infer::EngineStats& stats) {
-  return {{"prefill_tokens", stats.prefill_tokens}, {"prefill_seconds", stats.prefill_seconds},
-          {"decode_tokens", stats.decode_tokens},   {"decode_seconds", stats.decode_seconds},
-          {"kv_bytes_peak", stats.kv_bytes_peak},   {"kv_bytes_all_full", stats.kv_bytes_all_full}};
+  return {{"prefill_tokens", stats.prefill_tokens},
+          {"prefill_seconds", stats.prefill_seconds},
+          {"decode_tokens", stats.decode_tokens},
+          {"decode_seconds", stats.decode_seconds},
+          {"kv_bytes_peak", stats.kv_bytes_peak},
+          {"kv_bytes_all_full", stats.kv_bytes_all_full_peak},
+          {"kv_bytes_reserved", stats.kv_bytes_reserved}};
 }
 
 // A grid of depths is shown up to this many columns; more only tell noise.

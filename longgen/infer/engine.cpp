@@ -53,7 +53,9 @@ void EngineStats::add(const EngineStats& other) {
   kv_bytes_in_use = std::max(kv_bytes_in_use, other.kv_bytes_in_use);
   kv_bytes_peak = std::max(kv_bytes_peak, other.kv_bytes_peak);
   kv_bytes_all_full = std::max(kv_bytes_all_full, other.kv_bytes_all_full);
+  kv_bytes_all_full_peak = std::max(kv_bytes_all_full_peak, other.kv_bytes_all_full_peak);
   kv_bytes_allocated = std::max(kv_bytes_allocated, other.kv_bytes_allocated);
+  kv_bytes_reserved = std::max(kv_bytes_reserved, other.kv_bytes_reserved);
 }
 
 Engine::Engine(const model::ModelConfig& config, const model::ParameterSet& weights,
@@ -180,7 +182,9 @@ void Engine::note_cache() {
   stats_.kv_bytes_in_use = cache_->bytes_in_use();
   stats_.kv_bytes_peak = cache_->peak_bytes_in_use();
   stats_.kv_bytes_all_full = cache_->all_full_bytes();
+  stats_.kv_bytes_all_full_peak = std::max(stats_.kv_bytes_all_full_peak, stats_.kv_bytes_all_full);
   stats_.kv_bytes_allocated = cache_->bytes_allocated();
+  stats_.kv_bytes_reserved = cache_->bytes_reserved();
 }
 
 // What one call of generate() works on.

@@ -45,9 +45,11 @@ struct EngineStats {
   int64_t prefill_tokens = 0,
           decode_tokens = 0;  // decode: tokens produced by steps after the first
   double prefill_seconds = 0, decode_seconds = 0;
-  int64_t kv_bytes_in_use = 0, kv_bytes_peak = 0,
-          kv_bytes_all_full = 0;   // at the last step; the most
+  // At the last step: what the running sequences hold, and would hold were every layer full.
+  int64_t kv_bytes_in_use = 0, kv_bytes_all_full = 0;
+  int64_t kv_bytes_peak = 0, kv_bytes_all_full_peak = 0;  // the most of both
   int64_t kv_bytes_allocated = 0;  // what the cache took when the engine was made
+  int64_t kv_bytes_reserved = 0;   // of it, pages that have been touched
 
   // Sums tokens and seconds, keeps the greater bytes.
   void add(const EngineStats& other);

@@ -1,10 +1,17 @@
 #include "longgen/model/kv_size.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "longgen/base/checked.h"
 
 namespace longgen::model {
+
+std::string KvLayerRange::name() const {
+  return first == last ? fmt::format("{}", first) : fmt::format("{}-{}", first, last);
+}
+
 namespace {
 
 KvLayerRange measure(const ModelConfig& config, const AttentionPattern& pattern, int64_t context,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "longgen/model/config.h"
@@ -17,6 +18,7 @@ struct KvLayerRange {
           kept_max = 0;     // tokens kept, over the KV heads (strided patterns may differ)
   int64_t layer_bytes = 0;  // keys and values of one of these layers, all heads
 
+  std::string name() const;  // "10-21", or "3" for a single one
   int64_t layers() const { return last - first + 1; }
   int64_t bytes() const { return layer_bytes * layers(); }
 };

@@ -105,6 +105,27 @@ TEST_F(EvalProgram, WritesTablesJsonAndSamples) {
   }
   EXPECT_EQ(lines, 20);
 
+  // The page says the same, and a command that repeats it.
+  const std::string page = read_text_file(path("results/report.html"));
+  EXPECT_THAT(page, AllOf(HasSubstr("<h1>hybrid</h1>"), HasSubstr("passkey: found, by length"),
+                          HasSubstr("Perplexity by position"), HasSubstr("story.txt")));
+  EXPECT_THAT(page, HasSubstr("0 local:4,sink:1,block:16, 1 full"));
+  const std::string& command = results["command"].get_ref<const std::string&>();
+  EXPECT_THAT(page, HasSubstr(command));
+  std::vector<std::string> words;
+  std::istringstream split(command);
+  for (std::string word; split >> word;) words.push_back(word);
+  ASSERT_EQ(words[0], "longgen");
+  words.erase(words.begin());
+  words.back() = path("repeated");  // -o
+  const ProgramResult repeated = testing::run_program(LONGGEN_PROGRAM, words, folder_);
+  ASSERT_EQ(repeated.code, 0) << repeated.err << command;
+  EXPECT_EQ(read_text_file(path("repeated/samples.jsonl")),
+            read_text_file(path("results/samples.jsonl")));
+  for (const auto& entry : fs::directory_iterator(folder_ / "results")) {
+    EXPECT_THAT(entry.path().filename().string(), ::testing::Not(HasSubstr("tmp")));
+  }
+
   std::vector<std::string> as_json = options;
   as_json.push_back("--json");
   const ProgramResult again = eval("passkey,needle,perplexity", as_json);
@@ -185,6 +206,7 @@ TEST_F(EvalProgram, KeepsWhatThereIsOnCtrlC) {
   const json results = json::parse(read_text_file(path("stopped/results.json")));
   EXPECT_EQ(results["complete"], false);
   EXPECT_GT(results["results"]["passkey"]["overall"]["samples"], 0);
+  EXPECT_THAT(read_text_file(path("stopped/report.html")), HasSubstr("Stopped early"));
 }
 
 TEST_F(EvalProgram, GeneratesAndScores) {

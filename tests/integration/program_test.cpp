@@ -167,8 +167,9 @@ TEST_F(Program, VersionNamesBuildInstructionSetsDevicesAndLibraries) {
   const auto result = longgen({"--version"});
   EXPECT_EQ(result.code, 0);
   EXPECT_THAT(result.out, ::testing::MatchesRegex("longgen [0-9]+\\.[0-9]+\\.[0-9]+ \\(commit .*"));
-  for (const char* word : {"compiler ", "instruction sets ", "portable", "in use ", "device cpu ",
-                           "threads", "libraries ", "CLI11 ", "fmt ", "PCRE2 ", "sentencepiece "}) {
+  for (const char* word :
+       {"compiler ", "instruction sets ", "portable", "in use ", "device cpu ", "device cuda ",
+        "threads", "libraries ", "CLI11 ", "fmt ", "PCRE2 ", "sentencepiece "}) {
     EXPECT_THAT(result.out, HasSubstr(word));
   }
 }

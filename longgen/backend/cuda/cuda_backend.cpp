@@ -15,7 +15,6 @@ constexpr int64_t kScratchBytes = int64_t{64} << 20;
 static_assert(kScratchBytes >= 4 * kWidePartialFloats);
 constexpr int64_t kArrivalBytes = int64_t{4} << 20;
 constexpr int64_t kMostParts = 128;  // pieces of the rows in sums over rows
-constexpr int kHopper = 9;           // compute capability that the kernels are built for
 
 AdamWArgs adamw_args(const AdamW& o) {
   const auto step = static_cast<double>(o.step);

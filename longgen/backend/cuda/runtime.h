@@ -10,6 +10,8 @@
 
 namespace longgen::cuda {
 
+constexpr int kHopper = 9;  // compute capability that the kernels are built for
+
 // Throws Error naming what was being done.
 void check(cudaError_t status, std::string_view what);
 
