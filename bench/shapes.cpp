@@ -9,6 +9,7 @@
 
 #include "longgen/base/error.h"
 #include "longgen/base/rng.h"
+#include "longgen/base/thread_pool.h"
 
 namespace longgen::bench {
 namespace {
@@ -30,42 +31,60 @@ constexpr std::array kShapes = {
 
 constexpr int64_t kPeriod = int64_t{1} << 20;
 
+// Uniform in [-scale, scale): the words of a stream in their order.
 template <typename T>
-void fill(const Tensor& x, double scale, Rng& rng) {
-  const int64_t n = x.numel();
-  T* out = x.data<T>();
-  const int64_t own = std::min(n, kPeriod);
-  for (int64_t i = 0; i < own; ++i) {
-    out[i] =
-        T(static_cast<float>(scale * (static_cast<double>(rng.next_u32()) / 2147483648.0 - 1)));
-  }
-  for (int64_t done = own; done < n; done += own) {
-    std::memcpy(out + done, out, static_cast<size_t>(std::min(own, n - done)) * sizeof(T));
-  }
+void draw(T* out, int64_t n, double scale, uint64_t seed, uint64_t stream, ThreadPool& pool) {
+  pool.for_ranges((n + 3) / 4, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto words = philox(seed, stream, static_cast<uint64_t>(i));
+      for (int64_t j = 0; j < std::min<int64_t>(4, n - 4 * i); ++j) {
+        const double unit = static_cast<double>(words[static_cast<size_t>(j)]) / 2147483648.0 - 1;
+        out[4 * i + j] = T(static_cast<float>(scale * unit));
+      }
+    }
+  });
 }
 
-void fill_host(const Tensor& x, double scale, Rng& rng) {
-  if (x.dtype() == DType::kBF16) return fill<bf16>(x, scale, rng);
-  fill<float>(x, scale, rng);
-}
+// Numbers that repeat after a period.
+class Filler {
+ public:
+  explicit Filler(Backend* backend) : backend_(backend) {}
 
-// The first period comes from the host, the others from it.
-void fill(const Tensor& x, double scale, Rng& rng, Backend* backend) {
-  require(x.is_contiguous(), "random values for {}, which is not contiguous", x.shape_string());
-  if (x.device() == Device::kHost) return fill_host(x, scale, rng);
-  require(backend != nullptr, "random values for {} on a device", x.shape_string());
-  const int64_t n = x.numel(), own = std::min(n, kPeriod);
-  std::vector<std::byte> bytes(static_cast<size_t>(own * dtype_size(x.dtype())));
-  const Tensor staged(bytes.data(), x.dtype(), {own});
-  fill_host(staged, scale, rng);
-  const Tensor flat = x.reshape({n}), first = flat.slice(0, 0, own);
-  backend->copy(first, staged);
-  for (int64_t done = own; done < n; done += own) {
-    const int64_t count = std::min(own, n - done);
-    backend->copy(flat.slice(0, done, count), first.slice(0, 0, count));
+  void fill(const Tensor& x, double scale, uint64_t seed, uint64_t stream) {
+    require(x.is_contiguous(), "random values for {}, which is not contiguous", x.shape_string());
+    if (x.device() == Device::kHost) return fill_host(x, scale, seed, stream);
+    require(backend_ != nullptr, "random values for {} on a device", x.shape_string());
+    const int64_t n = x.numel(), own = std::min(n, kPeriod);
+    staged_.resize(static_cast<size_t>(own * dtype_size(x.dtype())));
+    const Tensor staged(staged_.data(), x.dtype(), {own}), flat = x.reshape({n});
+    fill_host(staged, scale, seed, stream);
+    backend_->copy(flat.slice(0, 0, own), staged);
+    for (int64_t done = own; done < n; done *= 2) {
+      const int64_t count = std::min(done, n - done);
+      backend_->copy(flat.slice(0, done, count), flat.slice(0, 0, count));
+    }
+    backend_->synchronize();  // the next values are staged in the same place
   }
-  backend->synchronize();  // the staged values go
-}
+
+ private:
+  void fill_host(const Tensor& x, double scale, uint64_t seed, uint64_t stream) {
+    if (x.dtype() == DType::kBF16) return fill_host<bf16>(x, scale, seed, stream);
+    fill_host<float>(x, scale, seed, stream);
+  }
+  template <typename T>
+  void fill_host(const Tensor& x, double scale, uint64_t seed, uint64_t stream) {
+    const int64_t n = x.numel(), own = std::min(n, kPeriod);
+    T* out = x.data<T>();
+    draw(out, own, scale, seed, stream, pool_);
+    for (int64_t done = own; done < n; done += own) {
+      std::memcpy(out + done, out, static_cast<size_t>(std::min(own, n - done)) * sizeof(T));
+    }
+  }
+
+  Backend* backend_;
+  ThreadPool pool_{ThreadPool::hardware_threads()};
+  std::vector<std::byte> staged_;
+};
 
 // Norm weights are 1, biases 0.
 void fill_constant(const Tensor& x, float value, Backend* backend) {
@@ -112,16 +131,15 @@ model::ModelConfig shape_config(const std::string& name) {
 }
 
 void fill_random(const Tensor& x, double scale, uint64_t seed, Backend* backend) {
-  Rng rng(seed, 0);
-  fill(x, scale, rng, backend);
+  Filler(backend).fill(x, scale, seed, 0);
 }
 
 void fill_random(const model::ParameterSet& weights, uint64_t seed, Backend* backend) {
+  Filler filler(backend);
   for (size_t i = 0; i < weights.specs().size(); ++i) {
     const Tensor& x = weights.tensors()[i];
-    Rng rng(seed, i + 1);
     if (x.rank() > 1) {
-      fill(x, 0.035, rng, backend);
+      filler.fill(x, 0.035, seed, i + 1);
     } else {
       fill_constant(x, weights.specs()[i].name.ends_with(".bias") ? 0 : 1, backend);
     }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "longgen/base/thread_pool.h"
 #include "tests/cuda/device_values.h"
 
 namespace longgen::testing {
@@ -24,10 +25,21 @@ int64_t capacity(const Backend& backend, const LongCase& c) {
   return rows + 4 * c.rows * c.q_heads + workspace_bytes(backend, c) + (1 << 16);
 }
 
+// All processors: the references of a 128K case are some 10^9 operations.
+ThreadPool& threads() {
+  static ThreadPool pool(ThreadPool::hardware_threads());
+  return pool;
+}
+
+// In four sums, so that none waits for the one before; n is a multiple of 4.
 double dot(const float* a, const float* b, int64_t n) {
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
-  return sum;
+  double sums[4] = {};
+  for (int64_t i = 0; i < n; i += 4) {
+    for (int64_t u = 0; u < 4; ++u) {
+      sums[u] += static_cast<double>(a[i + u]) * static_cast<double>(b[i + u]);
+    }
+  }
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
 double dot(const std::vector<double>& a, const std::vector<float>& b) {
@@ -146,10 +158,12 @@ std::vector<float> LongAttention::host_row(uint64_t stream, int64_t heads, int64
 
 std::vector<float> LongAttention::host_head(uint64_t stream, int64_t kv_head) const {
   std::vector<float> values(static_cast<size_t>(c_.rows * c_.head_dim));
-  for (int64_t row = 0; row < c_.rows; ++row) {
-    host_values(stream, (row * c_.kv_heads + kv_head) * c_.head_dim, c_.head_dim,
-                &values[static_cast<size_t>(row * c_.head_dim)]);
-  }
+  threads().for_ranges(c_.rows, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      host_values(stream, (row * c_.kv_heads + kv_head) * c_.head_dim, c_.head_dim,
+                  &values[static_cast<size_t>(row * c_.head_dim)]);
+    }
+  });
   return values;
 }
 
@@ -201,109 +215,156 @@ void LongAttention::expect_near(const char* name, const Rows& rows) {
   apart_.of_plain = std::max(apart_.of_plain, all / (plain_all + 1e-4));
 }
 
-void LongAttention::expect_rows(int64_t head, const std::vector<int64_t>& queries) {
+// A query's out and dq, in f64 and as a plain bf16 implementation has them, and its log-sum-exp.
+LongAttention::QueryTruth LongAttention::solve_query(int64_t head, int64_t query,
+                                                     const std::vector<float>& keys,
+                                                     const std::vector<float>& values) const {
   const int64_t dim = c_.head_dim, kv_head = head / group();
+  const std::vector<float> q = host_row(kQueries, c_.q_heads, query, head);
+  const std::vector<float> dout = host_row(kGradients, c_.q_heads, query, head);
+  std::vector<int64_t> seen;
+  for (int64_t block = 0; block * 64 <= query; ++block) {
+    if (!c_.pattern.sees_block(query / 64, block, kv_head)) continue;
+    for (int64_t j = block * 64; j <= std::min(query, block * 64 + 63); ++j) seen.push_back(j);
+  }
+  const size_t n = seen.size(), size = static_cast<size_t>(dim);
+  std::vector<double> s(n), dp(n);
+  double top = -INFINITY, plain_top = -INFINITY, sum = 0, plain_sum = 0;
+  for (size_t i = 0; i < n; ++i) {
+    s[i] = scale() * dot(q.data(), &keys[static_cast<size_t>(seen[i] * dim)], dim);
+    dp[i] = dot(dout.data(), &values[static_cast<size_t>(seen[i] * dim)], dim);
+    top = std::max(top, s[i]);
+    plain_top = std::max(plain_top, rounded(s[i]));
+  }
+  for (const double x : s) {
+    sum += std::exp(x - top);
+    plain_sum += std::exp(rounded(x) - plain_top);
+  }
+  QueryTruth t;
+  t.lse = top + std::log(sum);
+  t.out.resize(size);
+  t.dq.resize(size);
+  std::vector<double> plain_o(size), plain_d(size);
+  const auto p = [&](size_t i) { return std::exp(s[i] - top) / sum; };
+  const auto plain_p = [&](size_t i) {
+    return rounded(std::exp(rounded(s[i]) - plain_top) / plain_sum);
+  };
+  for (size_t i = 0; i < n; ++i) {
+    add(t.out, p(i), &values[static_cast<size_t>(seen[i] * dim)]);
+    add(plain_o, plain_p(i), &values[static_cast<size_t>(seen[i] * dim)]);
+  }
+  append_rounded(t.plain_out, plain_o);
+  const double delta = dot(t.out, dout), plain_delta = dot(t.plain_out, dout);
+  for (size_t i = 0; i < n; ++i) {
+    const float* key = &keys[static_cast<size_t>(seen[i] * dim)];
+    add(t.dq, scale() * p(i) * (dp[i] - delta), key);
+    add(plain_d, scale() * rounded(plain_p(i) * (rounded(dp[i]) - plain_delta)), key);
+  }
+  append_rounded(t.plain_dq, plain_d);
+  return t;
+}
+
+void LongAttention::expect_rows(int64_t head, const std::vector<int64_t>& queries) {
+  const int64_t kv_head = head / group();
   const std::vector<float> keys = host_head(kKeys, kv_head), values = host_head(kValues, kv_head);
   const std::vector<float> lse = device_lse(head);
+  std::vector<QueryTruth> truths(queries.size());
+  threads().for_each(static_cast<int64_t>(queries.size()), [&](int64_t i, int) {
+    const auto at = static_cast<size_t>(i);
+    truths[at] = solve_query(head, queries[at], keys, values);
+  });
   Rows out, dq;
-  for (const int64_t query : queries) {
-    const std::vector<float> q = host_row(kQueries, c_.q_heads, query, head);
-    const std::vector<float> dout = host_row(kGradients, c_.q_heads, query, head);
-    std::vector<int64_t> seen;
-    for (int64_t block = 0; block * 64 <= query; ++block) {
-      if (!c_.pattern.sees_block(query / 64, block, kv_head)) continue;
-      for (int64_t j = block * 64; j <= std::min(query, block * 64 + 63); ++j) seen.push_back(j);
-    }
-    const size_t n = seen.size(), size = static_cast<size_t>(dim);
-    std::vector<double> s(n), dp(n);
-    double top = -INFINITY, plain_top = -INFINITY, sum = 0, plain_sum = 0;
-    for (size_t i = 0; i < n; ++i) {
-      s[i] = scale() * dot(q.data(), &keys[static_cast<size_t>(seen[i] * dim)], dim);
-      dp[i] = dot(dout.data(), &values[static_cast<size_t>(seen[i] * dim)], dim);
-      top = std::max(top, s[i]);
-      plain_top = std::max(plain_top, rounded(s[i]));
-    }
-    for (const double x : s) {
-      sum += std::exp(x - top);
-      plain_sum += std::exp(rounded(x) - plain_top);
-    }
+  const auto append = [](std::vector<double>& to, const std::vector<double>& row) {
+    to.insert(to.end(), row.begin(), row.end());
+  };
+  for (size_t i = 0; i < queries.size(); ++i) {
+    const int64_t query = queries[i];
+    const QueryTruth& t = truths[i];
     // f32 sums of 131,072 terms err by some 1e-5; a lost block of them would cost 5e-4.
-    EXPECT_NEAR(static_cast<double>(lse[static_cast<size_t>(query)]), top + std::log(sum), 1e-4)
+    EXPECT_NEAR(static_cast<double>(lse[static_cast<size_t>(query)]), t.lse, 1e-4)
         << "query " << query;
-    std::vector<double> o(size), plain_o(size), d(size), plain_d(size);
-    const auto p = [&](size_t i) { return std::exp(s[i] - top) / sum; };
-    const auto plain_p = [&](size_t i) {
-      return rounded(std::exp(rounded(s[i]) - plain_top) / plain_sum);
-    };
-    for (size_t i = 0; i < n; ++i) {
-      add(o, p(i), &values[static_cast<size_t>(seen[i] * dim)]);
-      add(plain_o, plain_p(i), &values[static_cast<size_t>(seen[i] * dim)]);
-    }
-    append_rounded(out.plain, plain_o);
-    const double delta = dot(o, dout);
-    const double plain_delta = dot(
-        std::vector<double>(out.plain.end() - static_cast<std::ptrdiff_t>(dim), out.plain.end()),
-        dout);
-    for (size_t i = 0; i < n; ++i) {
-      const float* key = &keys[static_cast<size_t>(seen[i] * dim)];
-      add(d, scale() * p(i) * (dp[i] - delta), key);
-      add(plain_d, scale() * rounded(plain_p(i) * (rounded(dp[i]) - plain_delta)), key);
-    }
-    out.truth.insert(out.truth.end(), o.begin(), o.end());
-    dq.truth.insert(dq.truth.end(), d.begin(), d.end());
-    append_rounded(dq.plain, plain_d);
-    const auto got_out = device_row(out_, query, head), got_dq = device_row(dq_, query, head);
-    out.got.insert(out.got.end(), got_out.begin(), got_out.end());
-    dq.got.insert(dq.got.end(), got_dq.begin(), got_dq.end());
+    append(out.truth, t.out);
+    append(out.plain, t.plain_out);
+    append(out.got, device_row(out_, query, head));
+    append(dq.truth, t.dq);
+    append(dq.plain, t.plain_dq);
+    append(dq.got, device_row(dq_, query, head));
   }
   expect_near("out", out);
   expect_near("dq", dq);
 }
 
+void LongAttention::ColumnSums::add(const ColumnSums& other) {
+  const auto add_all = [](auto& to, const auto& x) {
+    for (size_t n = 0; n < to.size(); ++n) {
+      for (size_t i = 0; i < to[n].size(); ++i) to[n][i] += x[n][i];
+    }
+  };
+  add_all(dk, other.dk);
+  add_all(dv, other.dv);
+  add_all(plain_dk, other.plain_dk);
+  add_all(plain_dv, other.plain_dv);
+}
+
+// What a query adds to the gradients of the keys that it sees.
+void LongAttention::add_query(ColumnSums& sums, const std::vector<KeyColumn>& keys, int64_t query,
+                              int64_t head, const bf16* out, double lse) const {
+  const int64_t dim = c_.head_dim;
+  std::vector<float> q, dout;
+  double delta = 0;
+  for (size_t n = 0; n < keys.size(); ++n) {
+    const KeyColumn& key = keys[n];
+    if (key.position > query ||
+        !c_.pattern.sees_block(query / 64, key.position / 64, head / group())) {
+      continue;
+    }
+    if (q.empty()) {
+      q = host_row(kQueries, c_.q_heads, query, head);
+      dout = host_row(kGradients, c_.q_heads, query, head);
+      for (int64_t i = 0; i < dim; ++i) {
+        delta += static_cast<double>(out[i]) * static_cast<double>(dout[static_cast<size_t>(i)]);
+      }
+    }
+    const double s = scale() * dot(q.data(), key.k.data(), dim);
+    const double dp = dot(dout.data(), key.v.data(), dim);
+    const double p = std::exp(s - lse), plain_p = rounded(std::exp(rounded(s) - lse));
+    add(sums.dv[n], p, dout.data());
+    add(sums.plain_dv[n], plain_p, dout.data());
+    add(sums.dk[n], scale() * p * (dp - delta), q.data());
+    add(sums.plain_dk[n], scale() * rounded(plain_p * (rounded(dp) - delta)), q.data());
+  }
+}
+
 // Probabilities and the row sums of dout * out come from the device's own lse and out, whose rows
 // expect_rows holds against f64: forming them here would take the square of the length.
 void LongAttention::expect_columns(int64_t kv_head, const std::vector<int64_t>& keys) {
-  const int64_t dim = c_.head_dim;
-  const auto size = static_cast<size_t>(dim);
-  const auto zeros = std::vector<std::vector<double>>(keys.size(), std::vector<double>(size));
-  auto dk = zeros, dv = zeros, plain_dk = zeros, plain_dv = zeros;
-  std::vector<std::vector<float>> k, v;
+  constexpr int64_t kPiece = 8192;  // queries whose out is here at a time
+  const int64_t dim = c_.head_dim, width = c_.q_heads * dim;
+  const int64_t first_head = kv_head * group();
+  std::vector<KeyColumn> columns;
   for (const int64_t key : keys) {
-    k.push_back(host_row(kKeys, c_.kv_heads, key, kv_head));
-    v.push_back(host_row(kValues, c_.kv_heads, key, kv_head));
+    columns.push_back({key, host_row(kKeys, c_.kv_heads, key, kv_head),
+                       host_row(kValues, c_.kv_heads, key, kv_head)});
   }
-  std::vector<bf16> outs(static_cast<size_t>(c_.q_heads * dim) * 1024);
-  for (int64_t head = kv_head * group(); head < (kv_head + 1) * group(); ++head) {
-    const std::vector<float> lse = device_lse(head);
-    for (int64_t query = 0; query < c_.rows; ++query) {
-      if (query % 1024 == 0) {  // out, a piece at a time
-        const int64_t count = std::min<int64_t>(1024, c_.rows - query) * c_.q_heads * dim;
-        backend_.copy(Tensor(outs.data(), DType::kBF16, {count}),
-                      out_.slice(0, query, count / (c_.q_heads * dim)).reshape({count}));
+  std::vector<std::vector<float>> lse;
+  for (int64_t g = 0; g < group(); ++g) lse.push_back(device_lse(first_head + g));
+  const ColumnSums zeros(keys.size(), static_cast<size_t>(dim));
+  std::vector<ColumnSums> sums(static_cast<size_t>(threads().size()), zeros);
+  std::vector<bf16> outs(static_cast<size_t>(std::min(kPiece, c_.rows) * width));
+  for (int64_t first = 0; first < c_.rows; first += kPiece) {
+    const int64_t count = std::min(kPiece, c_.rows - first);
+    backend_.copy(Tensor(outs.data(), DType::kBF16, {count * width}),
+                  out_.slice(0, first, count).reshape({count * width}));
+    threads().for_ranges(count * group(), [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t row = i / group(), g = i % group(), query = first + row;
+        add_query(sums[static_cast<size_t>(thread)], columns, query, first_head + g,
+                  &outs[static_cast<size_t>(row * width + (first_head + g) * dim)],
+                  static_cast<double>(lse[static_cast<size_t>(g)][static_cast<size_t>(query)]));
       }
-      std::vector<float> q, dout;
-      double delta = 0;
-      for (size_t n = 0; n < keys.size(); ++n) {
-        if (keys[n] > query || !c_.pattern.sees_block(query / 64, keys[n] / 64, kv_head)) continue;
-        if (q.empty()) {
-          q = host_row(kQueries, c_.q_heads, query, head);
-          dout = host_row(kGradients, c_.q_heads, query, head);
-          const bf16* out = &outs[static_cast<size_t>(((query % 1024) * c_.q_heads + head) * dim)];
-          for (size_t i = 0; i < size; ++i) {
-            delta += static_cast<double>(out[i]) * static_cast<double>(dout[i]);
-          }
-        }
-        const double s = scale() * dot(q.data(), k[n].data(), dim);
-        const double dp = dot(dout.data(), v[n].data(), dim);
-        const auto at = static_cast<double>(lse[static_cast<size_t>(query)]);
-        const double p = std::exp(s - at), plain_p = rounded(std::exp(rounded(s) - at));
-        add(dv[n], p, dout.data());
-        add(plain_dv[n], plain_p, dout.data());
-        add(dk[n], scale() * p * (dp - delta), q.data());
-        add(plain_dk[n], scale() * rounded(plain_p * (rounded(dp) - delta)), q.data());
-      }
-    }
+    });
   }
+  for (size_t i = 1; i < sums.size(); ++i) sums[0].add(sums[i]);
   const auto compare = [&](const char* name, const Tensor& x, const auto& truth,
                            const auto& plain) {
     Rows rows;
@@ -315,8 +376,8 @@ void LongAttention::expect_columns(int64_t kv_head, const std::vector<int64_t>& 
     }
     expect_near(name, rows);
   };
-  compare("dk", dk_, dk, plain_dk);
-  compare("dv", dv_, dv, plain_dv);
+  compare("dk", dk_, sums[0].dk, sums[0].plain_dk);
+  compare("dv", dv_, sums[0].dv, sums[0].plain_dv);
 }
 
 }  // namespace longgen::testing

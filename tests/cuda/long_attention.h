@@ -43,12 +43,31 @@ class LongAttention {
   struct Rows {
     std::vector<double> got, truth, plain;
   };
+  struct QueryTruth {
+    std::vector<double> out, dq, plain_out, plain_dq;
+    double lse = 0;
+  };
+  struct KeyColumn {
+    int64_t position;
+    std::vector<float> k, v;
+  };
+  // Gradients of some keys, [key][channel].
+  struct ColumnSums {
+    ColumnSums(size_t keys, size_t dim)
+        : dk(keys, std::vector<double>(dim)), dv(dk), plain_dk(dk), plain_dv(dk) {}
+    void add(const ColumnSums& other);
+    std::vector<std::vector<double>> dk, dv, plain_dk, plain_dv;
+  };
   double scale() const;
   int64_t group() const { return c_.q_heads / c_.kv_heads; }
   std::vector<float> host_row(uint64_t stream, int64_t heads, int64_t row, int64_t head) const;
   std::vector<float> host_head(uint64_t stream, int64_t kv_head) const;
   std::vector<double> device_row(const Tensor& x, int64_t row, int64_t head) const;
   std::vector<float> device_lse(int64_t head) const;
+  QueryTruth solve_query(int64_t head, int64_t query, const std::vector<float>& keys,
+                         const std::vector<float>& values) const;
+  void add_query(ColumnSums& sums, const std::vector<KeyColumn>& keys, int64_t query, int64_t head,
+                 const bf16* out, double lse) const;
   void expect_near(const char* name, const Rows& rows);
 
   const LongCase c_;
