@@ -6,6 +6,7 @@
 
 #include "longgen/base/error.h"
 #include "longgen/base/mapped_file.h"
+#include "longgen/formats/json.h"
 
 namespace longgen::data {
 namespace {
@@ -47,7 +48,7 @@ std::string text_of_line(std::string_view line, const SourceFile& file, int64_t 
   try {
     value = nlohmann::json::parse(line);
   } catch (const nlohmann::json::exception& e) {
-    fail("{}:{}: not a JSON object: {}", file.path.string(), number, e.what());
+    fail("{}:{}: not a JSON object: {}", file.path.string(), number, formats::json_reason(e));
   }
   if (!value.is_object()) {
     fail("{}:{}: not a JSON object but {}", file.path.string(), number, value.type_name());

@@ -121,6 +121,9 @@ HeatMap depth_map(const Json& lengths) {
 
 std::string needle_section(const std::string& task, const Json& report) {
   const Json& lengths = report.at("lengths");
+  if (lengths.empty()) {
+    return fmt::format("<h2>{}</h2>\n<p>No sample was complete.</p>\n", html_text(task));
+  }
   std::string out = fmt::format("<h2>{}: found, by length and depth</h2>\n", html_text(task));
   out += fmt::format("<p>Form “{}” in {}; percent of the samples (how many).</p>\n",
                      html_text(report.at("form").get<std::string>()),

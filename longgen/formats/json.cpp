@@ -40,18 +40,22 @@ class Watcher {
 
 }  // namespace
 
+std::string json_reason(const Json::exception& error) {
+  std::string reason = error.what();
+  // "[json.exception.parse_error.101] parse error at line 1 ...": the code helps nobody.
+  if (const size_t end = reason.find("] "); reason.starts_with('[') && end != std::string::npos) {
+    reason.erase(0, end + 2);
+  }
+  if (reason.size() > 300) reason = reason.substr(0, 300) + "...";
+  return reason;
+}
+
 Json parse_json(std::string_view text, const std::string& file) {
   Watcher watcher(file);
   try {
     return Json::parse(text.begin(), text.end(), std::ref(watcher));
   } catch (const Json::exception& error) {
-    std::string reason = error.what();
-    // "[json.exception.parse_error.101] parse error at line 1 ...": the code helps nobody.
-    if (const size_t end = reason.find("] "); reason.starts_with('[') && end != std::string::npos) {
-      reason.erase(0, end + 2);
-    }
-    if (reason.size() > 300) reason = reason.substr(0, 300) + "...";
-    fail("{}: not valid JSON: {}", file, reason);
+    fail("{}: not valid JSON: {}", file, json_reason(error));
   }
 }
 

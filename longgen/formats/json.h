@@ -24,6 +24,9 @@ constexpr int kMaxJsonDepth = 64;
 Json parse_json(std::string_view text, const std::string& file);
 Json read_json_file(const std::filesystem::path& path, size_t max_bytes = size_t{100} << 20);
 
+// What a parser's exception says, for people: without its code, and not at any length.
+std::string json_reason(const Json::exception& error);
+
 // Short text of a value for error messages.
 std::string describe_json(const Json& value);
 

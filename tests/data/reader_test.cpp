@@ -50,7 +50,7 @@ TEST(Reader, ReadsJsonLines) {
 TEST(Reader, JsonErrorsNameFileAndLine) {
   ScratchFolder folder;
   for (const auto& [bad, reason] : std::vector<std::pair<std::string, std::string>>{
-           {"{\"text\": \"tru", "not a JSON object"},
+           {"{\"text\": \"tru", "not a JSON object: parse error"},
            {"[1]", "but array"},
            {"{\"body\": \"x\"}", "no \"text\""},
            {"{\"text\": 3}", "number"},

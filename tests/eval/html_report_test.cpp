@@ -167,9 +167,11 @@ TEST(HtmlReport, ARunThatWasStoppedHasAPageToo) {
   stopped["results"]["needle"] = to_json(random);
   PerplexityReport none{.length = 1024, .bins = position_bins(1024)};
   stopped["results"]["perplexity"] = to_json(none);
+  stopped["results"]["passkey"] = to_json(NeedleReport{.task = "passkey"});
   const std::string page = to_html(stopped);
   EXPECT_EQ(unbalanced(page), "");
   EXPECT_THAT(page, HasSubstr("Depths were drawn at random"));
+  EXPECT_THAT(page, HasSubstr("<h2>passkey</h2>\n<p>No sample was complete.</p>"));
   EXPECT_THAT(page, HasSubstr("<td>1 to 255</td><td>–</td>"));
   EXPECT_THAT(page, Not(HasSubstr("nan")));
 }
