@@ -39,9 +39,10 @@ function(longgen_room name)
   target_link_libraries(longgen_${name} PUBLIC longgen_options ${ROOM_DEPENDS})
 endfunction()
 
-# longgen_tests(ROOM DEPENDS targets...): one program of every *_test.cpp in tests/ROOM.
+# longgen_tests(ROOM [ALONE filter] DEPENDS targets...): one program of every *_test.cpp in tests/ROOM.
+# Beside tests that match the filter (GoogleTest's) nothing else runs.
 function(longgen_tests room)
-  cmake_parse_arguments(TESTS "" "" "DEPENDS" ${ARGN})
+  cmake_parse_arguments(TESTS "" "ALONE" "DEPENDS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${room}/*.cpp)
   if(NOT sources)
     return()
@@ -49,7 +50,12 @@ function(longgen_tests room)
   add_executable(test_${room} ${sources})
   target_link_libraries(test_${room} PRIVATE ${TESTS_DEPENDS} longgen_testing GTest::gtest GTest::gmock
                         GTest::gtest_main)
-  gtest_discover_tests(test_${room} TEST_PREFIX "${room}." DISCOVERY_TIMEOUT 60
+  if(TESTS_ALONE)
+    gtest_discover_tests(test_${room} TEST_PREFIX "${room}." TEST_FILTER "${TESTS_ALONE}" TEST_LIST ${room}_alone
+                         DISCOVERY_TIMEOUT 60 PROPERTIES LABELS ${room} TIMEOUT 1200 RUN_SERIAL TRUE)
+    set(others TEST_FILTER "-${TESTS_ALONE}")
+  endif()
+  gtest_discover_tests(test_${room} TEST_PREFIX "${room}." ${others} DISCOVERY_TIMEOUT 60
                        PROPERTIES LABELS ${room} TIMEOUT 1200)
 endfunction()
 
