@@ -1,4 +1,5 @@
-// Pages are really given back: the peak resident memory of a 32K prefill, as the system counts it.
+// Pages are really given back: the peak resident memory of a 32K prefill and of decoding behind it,
+// as the system counts it.
 #include <gmock/gmock.h>
 
 #include <cstdlib>
@@ -45,7 +46,7 @@ TEST(PrefillMemory, StaysWithinWeightsLivePagesAndOneChunk) {
   ASSERT_EQ(converted.code, 0) << converted.err;
   const auto result = testing::run_program(
       LONGGEN_PROGRAM,
-      {"generate", hybrid, "-f", prompt, "-n", "1", "--dtype", "bf16", "--chunk", "1K"}, folder);
+      {"generate", hybrid, "-f", prompt, "-n", "8", "--dtype", "bf16", "--chunk", "1K"}, folder);
   fs::remove_all(folder);
   ASSERT_EQ(result.code, 0) << result.err;
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "longgen/backend/cpu/cpu_features.h"
 #include "longgen/formats/json.h"
 #include "longgen/model/decoder.h"
 #include "tests/testing/golden_model.h"
@@ -90,14 +91,12 @@ void expect_pytorch_in_fp32(const std::string& model, CpuIsa isa) {
   }
 }
 
-TEST_P(Cpu, Fp32IsPyTorch) { expect_pytorch_in_fp32(GetParam(), CpuIsa::kAuto); }
-TEST_P(Cpu, PortableFp32IsPyTorch) { expect_pytorch_in_fp32(GetParam(), CpuIsa::kPortable); }
-
-TEST_P(Cpu, Bf16IsAsCloseAsPlainBf16) {
-  Fixture f(GetParam(), DType::kBF16);
+void expect_as_close_as_plain_bf16(const std::string& model, CpuIsa isa) {
+  Fixture f(model, DType::kBF16);
+  f.backend = make_cpu_backend(2, isa);
   EXPECT_LE(relative_l2(real_rows(f.golden, f.logits(f.golden.sequence())),
                         real_rows(f.golden, f.golden.values("logits"))),
-            bf16_bound(GetParam(), "logits"));
+            bf16_bound(model, "logits"));
 
   const auto count = static_cast<double>(f.golden.valid_labels());
   const auto result = f.run({}, f.golden.sequence(), 1 / count);
@@ -107,7 +106,21 @@ TEST_P(Cpu, Bf16IsAsCloseAsPlainBf16) {
     got.insert(got.end(), result[i + 1].begin(), result[i + 1].end());
     wanted.insert(wanted.end(), gradient.begin(), gradient.end());
   }
-  EXPECT_LE(relative_l2(got, wanted), bf16_bound(GetParam(), "gradients"));
+  EXPECT_LE(relative_l2(got, wanted), bf16_bound(model, "gradients"));
+}
+
+TEST_P(Cpu, Fp32IsPyTorchOnEveryInstructionSet) {
+  for (const CpuIsa isa : available_cpu_isas()) {
+    SCOPED_TRACE(cpu_isa_name(isa));
+    expect_pytorch_in_fp32(GetParam(), isa);
+  }
+}
+
+TEST_P(Cpu, Bf16IsAsCloseAsPlainBf16OnEveryInstructionSet) {
+  for (const CpuIsa isa : available_cpu_isas()) {
+    SCOPED_TRACE(cpu_isa_name(isa));
+    expect_as_close_as_plain_bf16(GetParam(), isa);
+  }
 }
 
 TEST_P(Cpu, RecomputationAndPoisonedPaddingChangeNoBit) {

@@ -1,6 +1,6 @@
-// How fast texts become ids, in MB/s of one core's time. It reports; what it demands is far below
-// what an idle machine does (over 50 MB/s on books, over 8 on the worst), and far above anything
-// quadratic.
+// How fast texts become ids, in MB/s of one core's time. Books: 5, a tenth of what an idle machine
+// does. Of the worst texts far less is demanded than it does (over 8), and far more than anything
+// quadratic could. Sanitizers and builds without optimisation are slower.
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
@@ -10,6 +10,12 @@
 
 namespace longgen::tokenizer::testing {
 namespace {
+
+#if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+constexpr bool kOptimised = true;
+#else
+constexpr bool kOptimised = false;
+#endif
 
 // The best of three runs: the machine may be busy.
 double megabytes_per_second(const Tokenizer& tokenizer, const std::string& text) {
@@ -59,7 +65,7 @@ void measure(const Tokenizer& tokenizer, const fs::path& book) {
   for (const auto& [name, text] : texts) {
     const double speed = megabytes_per_second(tokenizer, text);
     printf("%-28s %7.1f MB/s\n", name, speed);
-    EXPECT_GT(speed, 0.5) << name;
+    EXPECT_GT(speed, kOptimised && std::string_view(name) == "book" ? 5 : 0.5) << name;
   }
 }
 
