@@ -90,13 +90,9 @@ Rows rows_of(const Tensor& x) {
 }
 
 CudaBackend::Device::Device(int i) : index(i) {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess || count == 0) {
-    cudaGetLastError();
-    fail("no GPU was found ({}); use --device cpu",
-         status == cudaSuccess ? "the driver lists none" : cudaGetErrorString(status));
-  }
+  std::string why;
+  const int count = device_count(why);
+  if (count == 0) fail("no GPU was found ({}); use --device cpu", why);
   require(index >= 0 && index < count, "--device cuda:{}: this machine has GPUs 0 to {}", index,
           count - 1);
   cudaDeviceProp properties{};

@@ -9,14 +9,9 @@
 namespace longgen {
 
 std::string cuda_devices() {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess || count == 0) {
-    cudaGetLastError();
-    return fmt::format("none found ({})", status == cudaSuccess ? "the driver lists none"
-                                                                : cudaGetErrorString(status));
-  }
   std::string text;
+  const int count = cuda::device_count(text);
+  if (count == 0) return fmt::format("none found ({})", text);
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties{};
     cuda::check(cudaGetDeviceProperties(&properties, i), "reading the device");

@@ -11,6 +11,22 @@ void check(cudaError_t status, std::string_view what) {
   fail("cuda: {}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status));
 }
 
+int device_count(std::string& why) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess && count > 0) return count;
+  cudaGetLastError();
+  if (status == cudaSuccess || status == cudaErrorNoDevice) {
+    why = "the driver lists none";
+  } else if (status == cudaErrorInsufficientDriver) {  // also where there is no driver at all
+    why = fmt::format("there is no NVIDIA driver, or one older than CUDA {}.{} asks for",
+                      CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+  } else {
+    why = cudaGetErrorString(status);
+  }
+  return 0;
+}
+
 void* CudaMemory::allocate(int64_t bytes) {
   if (bytes == 0) return nullptr;
   void* data = nullptr;

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "longgen/tensor/arena.h"
@@ -14,6 +15,9 @@ constexpr int kHopper = 9;  // compute capability that the kernels are built for
 
 // Throws Error naming what was being done.
 void check(cudaError_t status, std::string_view what);
+
+// How many GPUs the driver lists; where there is none, `why` says for what reason.
+int device_count(std::string& why);
 
 class CudaMemory : public MemoryResource {
  public:
