@@ -12,6 +12,7 @@
 #include "longgen/base/units.h"
 #include "longgen/train/memory_plan.h"
 #include "longgen/train/run_loop.h"
+#include "tests/testing/counting_memory.h"
 #include "tests/testing/error_of.h"
 #include "tests/train/train_testing.h"
 
@@ -188,6 +189,23 @@ TEST_F(TrainerTest, Bf16StateLearnsAsMastersDo) {
   EXPECT_THROW(
       make_trainer(*backend_, DType::kF32, {.length = 64, .optimizer = {.bf16_state = true}}),
       Error);
+}
+
+// All there is was asked for when the trainer was made.
+TEST_F(TrainerTest, AStepAllocatesNothing) {
+  for (const bool recompute : {false, true}) {
+    testing::CountingMemory memory;
+    TrainerOptions options = tiny_options();
+    options.pass.recompute = recompute;
+    Trainer trainer(tiny_config(), *backend_, DType::kBF16, options, memory);
+    model::initialize(tiny_config(), 1, trainer.optimizer().master());
+    trainer.optimizer().publish_master();
+    const int64_t before = memory.allocations();
+    EXPECT_GT(before, 3);
+    data::DataPosition position;
+    for (int64_t step = 0; step < 3; ++step) trainer.step(step, *data_.packer, position);
+    EXPECT_EQ(memory.allocations(), before);
+  }
 }
 
 // Four sequences of 64 in one step against one sequence that holds them as isolated documents.
