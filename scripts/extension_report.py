@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""One page of what an extension gave: needles by length and depth, loss by position, cost.
+"""One page of what an extension gave, several models beside each other: needles by length and depth, loss by
+position, cost of training. (A single model's page is report.html, which `longgen eval -o` writes.)
 
 usage: extension_report.py -o REPORT.html [--json REPORT.json] --title TEXT \\
            --model NAME EVAL_DIR [RUN_DIR] ...    (repeat --model; EVAL_DIR as `longgen eval -o` wrote it,
