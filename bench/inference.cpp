@@ -20,16 +20,6 @@ constexpr int64_t kFillChunk = 1024;
 // Memory is touched; on a device, calls are captured the second time.
 constexpr int64_t kWarmUpSteps = 2;
 
-double head_products(const model::ModelConfig& config) {
-  return 2 * static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size);
-}
-
-// Products and unmasked pairs; the head runs for the last row only.
-double prefill_flops(const model::ModelConfig& config, int64_t length) {
-  return model::count_flops(config, length).forward -
-         static_cast<double>(length - 1) * head_products(config);
-}
-
 // What every step reads: all weights but the rows of an embedding that is not the head as well.
 double read_weights_bytes(const ServedModel& model) {
   auto bytes = static_cast<double>(model.weights.bytes());
@@ -46,7 +36,8 @@ void prefill(model::IncrementalPass& pass, infer::KvCache& cache, std::span<cons
   for (int64_t begin = 0; begin < total; begin += chunk) {
     const int64_t count = std::min(chunk, total - begin), last_row = count - 1;
     const model::SequenceChunk part{
-        sequence, begin, ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))};
+        sequence, begin, ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+        /*asks_from=*/total - 1};
     const bool last = begin + count == total;
     cache.extend(sequence, count);
     pass.forward({&part, 1}, cache,
@@ -205,7 +196,7 @@ Measurement measure_prefill(const ServedModel& model, const PrefillCase& c,
   finish_breakdown(model.backend, m.timing.total(), m);
   m.resident_bytes = memory.bytes(model.weights.bytes());
   m.tokens = static_cast<double>(c.length);
-  m.flops = prefill_flops(model.config, c.length);
+  m.flops = model::count_prompt_flops(model.config, c.length);
   m.dtype = model.weights.dtype();
   m.name = "prefill " + format_length(c.length);
   m.parameters = {

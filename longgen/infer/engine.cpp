@@ -123,7 +123,8 @@ Tensor Engine::prefill(int64_t sequence, std::span<const int32_t> prompt,
     const int64_t count = std::min(options_.chunk, total - begin);
     const model::SequenceChunk chunk{
         sequence, first + begin,
-        prompt.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))};
+        prompt.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+        /*asks_from=*/first + total - 1};
     cache_->extend(sequence, count);
     const bool last = begin + count == total;
     const int64_t last_row = count - 1;

@@ -5,6 +5,7 @@
 #include "longgen/base/error.h"
 #include "longgen/base/system.h"
 #include "longgen/infer/running.h"
+#include "longgen/model/needed_rows.h"
 
 namespace longgen::infer {
 
@@ -19,6 +20,7 @@ int64_t Session::max_tokens() const {
 void Session::clear() {
   engine_.cache_->truncate(sequence_, 0);
   ids_.clear();
+  asked_from_ = 0;
 }
 
 Reuse Session::reuse(std::span<const int32_t> prompt) const {
@@ -26,6 +28,8 @@ Reuse Session::reuse(std::span<const int32_t> prompt) const {
   Reuse reuse{.common = end.first - prompt.begin()};
   const auto most = std::min(reuse.common, static_cast<int64_t>(prompt.size()) - 1);
   reuse.kept = engine_.cache_->usable_prefix(sequence_, std::max<int64_t>(most, 0));
+  const int64_t asks_from = static_cast<int64_t>(prompt.size()) - 1;
+  if (!model::needs_no_more_rows(engine_.config_, asked_from_, asks_from)) reuse.kept = 0;
   return reuse;
 }
 
@@ -38,6 +42,7 @@ std::vector<float> Session::read(std::span<const int32_t> prompt,
   const int64_t kept = reuse(prompt).kept;
   engine_.cache_->truncate(sequence_, kept);
   ids_.resize(static_cast<size_t>(kept));  // true also if reading fails
+  asked_from_ = static_cast<int64_t>(prompt.size()) - 1;
   const auto rest = prompt.subspan(static_cast<size_t>(kept));
   const auto on_done = [&](int64_t done) {
     if (callbacks.on_prefill) callbacks.on_prefill(done, static_cast<int64_t>(rest.size()));

@@ -50,6 +50,9 @@ class Session {
   Engine& engine_;
   int64_t sequence_;
   std::vector<int32_t> ids_;
+  // The last position of the prompt that was read last: upper layers with windows hold the keys
+  // that queries from it on need, and no more.
+  int64_t asked_from_ = 0;
 };
 
 }  // namespace longgen::infer

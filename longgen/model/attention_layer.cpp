@@ -151,6 +151,16 @@ void AttentionLayer::forward(const StepContext& step, const AttentionActivations
   o_.forward_onto(b, mid, x, merge_heads(a.out));
 }
 
+void AttentionLayer::forward_keys(const StepContext& step, const AttentionActivations& a,
+                                  const Tensor& normed, const Tensor& x) const {
+  Backend& b = step.backend;
+  norm_.forward(b, normed, a.norm_stats, x);
+  Linear::forward_all(
+      b, {{k_, merge_heads(k_norm_.defined() ? a.k_raw : a.k)}, {v_, merge_heads(a.v)}}, normed);
+  if (k_norm_.defined()) k_norm_.forward(b, a.k, a.k_stats, a.k_raw);
+  if (step.rope_table.defined()) b.rope(a.k, step.rope_table, step.positions, /*inverse=*/false);
+}
+
 void AttentionLayer::backward(const StepContext& step, const ParameterSet& gradients,
                               const AttentionActivations& a, const AttentionGradients& g,
                               const Tensor& normed, const Tensor& dnormed, const Tensor& dmid,

@@ -66,6 +66,10 @@ class AttentionLayer {
   void forward(const StepContext& step, const AttentionActivations& a, const Tensor& normed,
                const Tensor& mid, const Tensor& x, AttentionCall& call) const;
 
+  // Of forward() only what a cache takes: a.k (rotated) and a.v.
+  void forward_keys(const StepContext& step, const AttentionActivations& a, const Tensor& normed,
+                    const Tensor& x) const;
+
   // dnormed [T, d] = the gradient at the norm's output, from dmid. It may be the memory of g.dout.
   void backward(const StepContext& step, const ParameterSet& gradients,
                 const AttentionActivations& a, const AttentionGradients& g, const Tensor& normed,

@@ -37,7 +37,43 @@ void CachedAttention::collect_parts(int64_t layer) {
   }
 }
 
-void CachedAttention::write(const AttentionPattern& pattern, const Tensor& k, const Tensor& v) {
+void CachedAttention::set(std::span<const SequenceChunk> chunks, KvStore& store) {
+  chunks_ = chunks;
+  store_ = &store;
+  written_ = false;
+  rows_.clear();
+  for (const SequenceChunk& chunk : chunks) {
+    rows_.push_back({0, static_cast<int64_t>(chunk.ids.size())});
+  }
+}
+
+void CachedAttention::select(std::span<const RowRange> of_chunks, bool written) {
+  rows_.assign(of_chunks.begin(), of_chunks.end());
+  written_ = written;
+}
+
+// A sequence ends with its last row here: later ones may be in no layer's cache yet.
+void CachedAttention::collect_rows(size_t part) {
+  sequences_.clear();
+  int64_t row = 0;
+  for (size_t i = 0; i < chunks_.size(); ++i) {
+    const auto [begin, count] = rows_[i];
+    if (count == 0) continue;
+    const int64_t first = chunks_[i].first_position + begin;
+    AttentionSequence s{.row_begin = row,
+                        .row_count = count,
+                        .first_position = first,
+                        .kv = parts_[i * parts_per_chunk_ + part].kv};
+    s.kv.length = first + count;
+    sequences_.push_back(s);
+    row += count;
+  }
+}
+
+void CachedAttention::write_part(const AttentionPattern& pattern, size_t part,
+                                 const AttentionActivations& a) {
+  const Tensor k = heads(a.k, parts_[part].head_begin, parts_[part].head_count);
+  const Tensor v = heads(a.v, parts_[part].head_begin, parts_[part].head_count);
   if (DeviceQueue* queue = device_queue(backend_)) {
     return queue->kv_write_all(sequences_, store_->dtype(), pattern.block_size, k, v);
   }
@@ -47,34 +83,39 @@ void CachedAttention::write(const AttentionPattern& pattern, const Tensor& k, co
   }
 }
 
-void CachedAttention::run(int64_t layer, const AttentionActivations& a) {
-  const AttentionPattern& pattern = config_.patterns[static_cast<size_t>(layer)];
+void CachedAttention::attend_part(const AttentionPattern& pattern, size_t part,
+                                  const AttentionActivations& a) {
+  const int64_t head_begin = parts_[part].head_begin, head_count = parts_[part].head_count;
   const int64_t group = config_.group_size();
+  backend_.attention_forward({.out = heads(a.out, head_begin * group, head_count * group),
+                              .lse = Tensor(),
+                              .q = heads(a.q, head_begin * group, head_count * group),
+                              .sequences = sequences_,
+                              .kv_dtype = store_->dtype(),
+                              .kv_heads = head_count,
+                              .kv_head_begin = head_begin,
+                              .pattern = &pattern,
+                              .scale = config_.attention_scale(),
+                              .workspace = {static_cast<std::byte*>(workspace_.raw()),
+                                            static_cast<size_t>(workspace_.numel())}});
+}
+
+void CachedAttention::write(int64_t layer, const AttentionActivations& a) {
+  const AttentionPattern& pattern = config_.patterns[static_cast<size_t>(layer)];
   collect_parts(layer);
   for (size_t part = 0; part < parts_per_chunk_; ++part) {
-    const int64_t head_begin = parts_[part].head_begin, head_count = parts_[part].head_count;
-    sequences_.clear();
-    int64_t row = 0;
-    for (size_t i = 0; i < chunks_.size(); ++i) {
-      const auto count = static_cast<int64_t>(chunks_[i].ids.size());
-      sequences_.push_back({.row_begin = row,
-                            .row_count = count,
-                            .first_position = chunks_[i].first_position,
-                            .kv = parts_[i * parts_per_chunk_ + part].kv});
-      row += count;
-    }
-    write(pattern, heads(a.k, head_begin, head_count), heads(a.v, head_begin, head_count));
-    backend_.attention_forward({.out = heads(a.out, head_begin * group, head_count * group),
-                                .lse = Tensor(),
-                                .q = heads(a.q, head_begin * group, head_count * group),
-                                .sequences = sequences_,
-                                .kv_dtype = store_->dtype(),
-                                .kv_heads = head_count,
-                                .kv_head_begin = head_begin,
-                                .pattern = &pattern,
-                                .scale = config_.attention_scale(),
-                                .workspace = {static_cast<std::byte*>(workspace_.raw()),
-                                              static_cast<size_t>(workspace_.numel())}});
+    collect_rows(part);
+    write_part(pattern, part, a);
+  }
+}
+
+void CachedAttention::run(int64_t layer, const AttentionActivations& a) {
+  const AttentionPattern& pattern = config_.patterns[static_cast<size_t>(layer)];
+  collect_parts(layer);
+  for (size_t part = 0; part < parts_per_chunk_; ++part) {
+    collect_rows(part);
+    if (!written_) write_part(pattern, part, a);
+    attend_part(pattern, part, a);
   }
 }
 

@@ -1,4 +1,5 @@
-// Attention over a cache: the new rows' keys and values are written to it first.
+// Attention over a cache: the new rows' keys and values are written to it first, by the same call
+// or by one of their own where only some rows have queries.
 #pragma once
 
 #include <span>
@@ -6,6 +7,7 @@
 
 #include "longgen/model/attention_layer.h"
 #include "longgen/model/decoder.h"
+#include "longgen/model/needed_rows.h"
 
 namespace longgen::model {
 
@@ -16,18 +18,22 @@ class CachedAttention : public AttentionCall {
 
   void allocate(Arena& arena, DType dtype, int64_t max_rows);
 
-  // What the following calls run; both outlive them.
-  void set(std::span<const SequenceChunk> chunks, KvStore& store) {
-    chunks_ = chunks;
-    store_ = &store;
-  }
+  // What the following calls run: all rows, unless select() says which. Both outlive the calls.
+  void set(std::span<const SequenceChunk> chunks, KvStore& store);
+  // Of each chunk the rows that the activations of the following calls hold, one after the other
+  // (perhaps none of some); `written`: their keys and values are in the cache already.
+  void select(std::span<const RowRange> of_chunks, bool written);
 
   void run(int64_t layer, const AttentionActivations& a) override;
+  // Only a.k and a.v into the cache.
+  void write(int64_t layer, const AttentionActivations& a);
 
  private:
   void collect_parts(int64_t layer);
-  // The new rows of sequences_ into the cache.
-  void write(const AttentionPattern& pattern, const Tensor& k, const Tensor& v);
+  // sequences_ of a part.
+  void collect_rows(size_t part);
+  void write_part(const AttentionPattern& pattern, size_t part, const AttentionActivations& a);
+  void attend_part(const AttentionPattern& pattern, size_t part, const AttentionActivations& a);
 
   const ModelConfig& config_;
   Backend& backend_;
@@ -37,6 +43,8 @@ class CachedAttention : public AttentionCall {
   std::vector<KvStore::Part> parts_;  // chunk by chunk, parts_per_chunk_ each
   size_t parts_per_chunk_ = 0;
   std::vector<AttentionSequence> sequences_;
+  std::vector<RowRange> rows_;  // by chunk
+  bool written_ = false;
 };
 
 }  // namespace longgen::model

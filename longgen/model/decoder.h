@@ -113,6 +113,10 @@ struct SequenceChunk {
   int64_t sequence = 0;  // the KvStore's handle
   int64_t first_position = 0;
   std::span<const int32_t> ids;
+  // A promise, which only a call with one chunk makes use of: no logits of positions before this
+  // one are asked for, in this call or a later one, and no later call runs positions before it but
+  // those of this prompt. See needed_rows().
+  int64_t asks_from = 0;
 };
 
 // Incremental forward: prefill chunks and decode steps, several sequences in one call.
@@ -127,7 +131,8 @@ class IncrementalPass {
 
   // Runs the chunks through all layers, writing their keys and values to the store. Returns logits
   // acc [logit_rows.size(), V] of the given rows (indices into the concatenated chunks, ascending),
-  // valid until the next call.
+  // valid until the next call. Where these are last rows of chunks, or none, the last layer forms
+  // only keys and values of the others.
   Tensor forward(std::span<const SequenceChunk> chunks, KvStore& store,
                  std::span<const int64_t> logit_rows);
 
@@ -147,5 +152,8 @@ struct FlopCount {
 };
 FlopCount count_flops(const ModelConfig& config, int64_t tokens,
                       std::span<const DocumentRange> documents = {});
+// Of a prompt in an IncrementalPass whose last row alone is asked for: head, and of every layer
+// what needed_rows() leaves.
+double count_prompt_flops(const ModelConfig& config, int64_t tokens);
 
 }  // namespace longgen::model

@@ -18,6 +18,11 @@ void DecoderLayer::forward_attention(const StepContext& step, const LayerActivat
   attention_.forward(step, a.attention, scratch.normed, a.mid, x, call);
 }
 
+void DecoderLayer::forward_keys(const StepContext& step, const LayerActivations& a,
+                                const LayerScratch& scratch, const Tensor& x) const {
+  attention_.forward_keys(step, a.attention, scratch.normed, x);
+}
+
 void DecoderLayer::forward(const StepContext& step, const LayerActivations& a,
                            const LayerScratch& scratch, const Tensor& out, const Tensor& x,
                            AttentionCall& call) const {

@@ -39,6 +39,9 @@ class DecoderLayer {
   // The attention half, into a.mid. backward() needs it to be the last thing computed into `a`.
   void forward_attention(const StepContext& step, const LayerActivations& a,
                          const LayerScratch& scratch, const Tensor& x, AttentionCall& call) const;
+  // Of the attention half only the keys and values, into a.attention.
+  void forward_keys(const StepContext& step, const LayerActivations& a, const LayerScratch& scratch,
+                    const Tensor& x) const;
   // out [T, d] from x [T, d]; out may be a.mid. Unless the halves stand side by side (parallel
   // residual), both may be x.
   void forward(const StepContext& step, const LayerActivations& a, const LayerScratch& scratch,

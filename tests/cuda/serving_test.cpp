@@ -97,6 +97,32 @@ INSTANTIATE_TEST_SUITE_P(Tiny, CudaModel,
                                             ::testing::Values(DType::kF32, DType::kBF16)),
                          case_name);
 
+// Of rows that nobody asks for, upper layers leave out what no later row reads.
+class CudaPrompt : public CudaModel {};
+
+TEST_P(CudaPrompt, LastRowIsTheReferences) {
+  const auto reference = make_reference_backend();
+  const TinyModel exact = on(*reference, DType::kF64), model = on(cuda(), dtype());
+  const int64_t vocab = model.config.vocab_size;
+  const std::vector<int32_t> ids =
+      random_tokens(model.config.max_position_embeddings - 77, vocab, 13);
+  const std::vector<double> truth = whole_logits(exact, *reference, ids);
+  const double most = bound(truth, ids);
+  const std::vector<double> last(truth.end() - vocab, truth.end());
+  for (const int64_t chunk : {int64_t{50}, int64_t{128}, static_cast<int64_t>(ids.size())}) {
+    const std::vector<double> logits = prompt_logits(model, cuda(), ids, chunk);
+    ASSERT_EQ(logits.size(), last.size());
+    EXPECT_LE(worst_row(logits, last, vocab), most) << "chunks of " << chunk;
+    EXPECT_EQ(logits, prompt_logits(model, cuda(), ids, chunk)) << "repeated";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiny, CudaPrompt,
+                         ::testing::Combine(::testing::Values("llama", "qwen3", "neox", "opt",
+                                                              "windows"),
+                                            ::testing::Values(DType::kF32, DType::kBF16)),
+                         case_name);
+
 // f32, in which the two sides' logits agree closely enough to be compared token by token.
 class CudaEngine : public CudaModel {
  protected:

@@ -81,6 +81,10 @@ model::ModelConfig tiny_config(const std::string& name) {
     c.learned_position_offset = 2;
     c.tie_word_embeddings = true;
     c.num_kv_heads = 4;
+  } else if (name == "windows") {
+    c.max_position_embeddings = 1024;
+    c.patterns.assign(4, {.block_size = 64, .sink_blocks = 1, .local_blocks = 2});
+    c.patterns[0] = AttentionPattern::full(64);
   } else {
     require(name == "llama", "no tiny model {}", name);
   }
@@ -137,6 +141,28 @@ std::vector<double> chunked_logits(const TinyModel& model, Backend& backend,
     cache.release_before(sequence, cache.length(sequence));
   }
   return all;
+}
+
+std::vector<double> prompt_logits(const TinyModel& model, Backend& backend,
+                                  const std::vector<int32_t>& ids, int64_t chunk) {
+  const auto total = static_cast<int64_t>(ids.size());
+  infer::KvCache cache(model.config, model.weights->dtype(), 1, total, backend.memory(), chunk);
+  model::IncrementalPass pass(model.config, *model.weights, backend, chunk, 1, total,
+                              backend.memory());
+  const int64_t sequence = cache.add_sequence();
+  for (int64_t begin = 0;; begin += chunk) {
+    const int64_t count = std::min(chunk, total - begin), last = count - 1;
+    cache.extend(sequence, count);
+    const model::SequenceChunk part{
+        sequence, begin,
+        std::span(ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+        /*asks_from=*/total - 1};
+    const bool asks = begin + count == total;
+    const Tensor logits = pass.forward(
+        {&part, 1}, cache, asks ? std::span<const int64_t>(&last, 1) : std::span<const int64_t>());
+    if (asks) return model::download(backend, logits.reshape({logits.numel()}));
+    cache.release_before(sequence, cache.length(sequence));
+  }
 }
 
 }  // namespace longgen::testing

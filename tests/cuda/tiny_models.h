@@ -15,7 +15,8 @@ namespace longgen::testing {
 // "qwen3" (QK norm), "neox" (parallel residual, biases, part of the channels rotates), "opt"
 // (learned positions, no gate).
 std::vector<std::string> tiny_models();
-// Blocks of 16, 256 positions, heads of 64: patterns give blocks back after few tokens.
+// Blocks of 16, 256 positions, heads of 64: patterns give blocks back after few tokens. Beside the
+// above, "windows": blocks of 64 and 1,024 positions, of whose upper layers a prompt needs few rows.
 model::ModelConfig tiny_config(const std::string& name);
 
 // The same numbers for every dtype and device, rounded to `dtype`: uneven logits, of which bf16
@@ -37,5 +38,8 @@ std::vector<double> whole_logits(const TinyModel& model, Backend& backend,
 // The same over a cache that gives blocks back, in chunks.
 std::vector<double> chunked_logits(const TinyModel& model, Backend& backend,
                                    const std::vector<int32_t>& ids, int64_t chunk);
+// Of the last row alone, as a prompt's. [vocab]
+std::vector<double> prompt_logits(const TinyModel& model, Backend& backend,
+                                  const std::vector<int32_t>& ids, int64_t chunk);
 
 }  // namespace longgen::testing

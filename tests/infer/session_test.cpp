@@ -150,6 +150,23 @@ TEST_P(SessionOf, WhatWasCancelledCanBeContinued) {
   EXPECT_EQ(session.read(next), c.fresh_logits(next, 64));
 }
 
+// What a long prompt left of its beginning does not serve a shorter one.
+TEST_P(SessionOf, AShorterPromptAfterACancelledOneIsReadAgainWhereItMust) {
+  const std::vector<int32_t> prompt = c.ids(0, std::min<int64_t>(c.max_tokens() - 4, 150));
+  for (const int64_t length : {40, 57, 64, 70}) {
+    if (length + 4 > static_cast<int64_t>(prompt.size())) continue;
+    const auto engine = c.engine(8);
+    Session session(*engine);
+    int polls = 0;
+    session.read(prompt, {.cancelled = [&] { return ++polls > 7; }});
+    const std::vector<int32_t> shorter(prompt.begin(), prompt.begin() + length);
+    EXPECT_EQ(session.read(shorter), c.fresh_logits(shorter, 60)) << length;
+    const std::vector<int32_t> more = shorter + c.ids(5, 4);
+    EXPECT_EQ(session.reuse(more).kept, length);
+    EXPECT_EQ(session.read(more), c.fresh_logits(more, 60)) << length;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, SessionOf,
                          ::testing::Values("llama_gqa", "hybrid_window", "hybrid_sink_window",
                                            "hybrid_strided", "hybrid_strided_heads",

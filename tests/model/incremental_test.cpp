@@ -82,8 +82,85 @@ TEST_P(Incremental, ChunksOverAnEvictingCacheAreTheWholeForward) {
   }
 }
 
+// Of a prompt's chunks every second asks for its last row, the others for none: the last layer then
+// leaves out what only other rows' logits would need.
+TEST_P(Incremental, LastRowsOfChunksAreThoseOfTheWholeForward) {
+  Fixture f(GetParam());
+  const std::vector<double> whole = f.whole_logits(f.tokens);
+  const auto v = static_cast<size_t>(f.config().vocab_size);
+  for (const int64_t chunk : {int64_t{2}, int64_t{17}, f.tokens}) {
+    PagedStore store(f.config(), DType::kF64, 1, f.blocks());
+    IncrementalPass pass(f.config(), *f.weights, *f.backend, chunk, 1, f.tokens, f.memory);
+    bool asks = false;
+    for (int64_t begin = 0; begin < f.tokens; begin += chunk) {
+      const int64_t count = std::min(chunk, f.tokens - begin), last = count - 1;
+      asks = !asks || begin + count == f.tokens;
+      store.extend(0, count);
+      const SequenceChunk part{
+          0, begin,
+          std::span(f.golden.ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(count))};
+      const auto row = to_doubles(
+          pass.forward({&part, 1}, store,
+                       asks ? std::span<const int64_t>(&last, 1) : std::span<const int64_t>()));
+      store.release_dead(0);
+      ASSERT_EQ(row.size(), asks ? v : 0);
+      if (!asks) continue;
+      const double* expected = &whole[static_cast<size_t>(begin + last) * v];
+      EXPECT_EQ(row, std::vector<double>(expected, expected + v))
+          << "chunks of " << chunk << ", position " << begin + last;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, Incremental, ::testing::ValuesIn(longgen::testing::golden_cases()),
                          [](const auto& test) { return test.param; });
+
+// A prompt of which only the last row is asked for, then decoding: upper layers with windows leave
+// out rows that nobody reads, which lie poisoned in the cache.
+TEST(IncrementalPrompt, LeavesOutWhatNobodyReads) {
+  Fixture f("hybrid_sink_window");
+  const int64_t block = f.config().patterns[0].block_size;
+  const AttentionPattern full = AttentionPattern::full(block);
+  const AttentionPattern window{.block_size = block, .sink_blocks = 0, .local_blocks = 2};
+  const AttentionPattern sinks{.block_size = block, .sink_blocks = 1, .local_blocks = 1};
+  const AttentionPattern strided{.block_size = block, .local_blocks = 1, .stride = 2};
+  const auto layers = static_cast<size_t>(f.config().num_layers);
+  const auto v = static_cast<size_t>(f.config().vocab_size);
+  for (const std::vector<AttentionPattern>& top :
+       {std::vector{sinks}, {window}, {full, sinks}, {full, window}, {strided, sinks}}) {
+    // Every layer as the last of these, but for what stands below it.
+    f.golden.config.patterns.assign(layers, top.back());
+    std::copy(top.begin(), top.end() - 1, f.golden.config.patterns.begin());
+    const std::vector<double> whole = f.whole_logits(f.tokens);
+    for (const int64_t prompt : {f.tokens - 3, f.tokens * 2 / 3, 2 * block, int64_t{1}}) {
+      for (const int64_t chunk : {int64_t{5}, block, 3 * block + 1, f.tokens}) {
+        PagedStore store(f.config(), DType::kF64, 1, f.blocks());
+        IncrementalPass pass(f.config(), *f.weights, *f.backend, chunk, 1, f.tokens, f.memory);
+        for (int64_t begin = 0; begin < f.tokens;) {
+          const int64_t end = begin < prompt ? std::min(begin + chunk, prompt) : begin + 1;
+          const int64_t last = end - begin - 1;
+          store.extend(0, end - begin);
+          const SequenceChunk part{
+              0, begin,
+              std::span(f.golden.ids)
+                  .subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)),
+              /*asks_from=*/prompt - 1};
+          const bool asks = end >= prompt;
+          const auto row = to_doubles(
+              pass.forward({&part, 1}, store,
+                           asks ? std::span<const int64_t>(&last, 1) : std::span<const int64_t>()));
+          store.release_dead(0);
+          begin = end;
+          if (!asks) continue;
+          const double* expected = &whole[static_cast<size_t>(end - 1) * v];
+          ASSERT_EQ(row, std::vector<double>(expected, expected + v))
+              << top.back().to_string() << ", chunks of " << chunk << ", prompt " << prompt
+              << ", position " << end - 1;
+        }
+      }
+    }
+  }
+}
 
 // Three sequences of different lengths, run together: prefill of one beside decode of others.
 TEST(IncrementalBatch, EachSequenceIsAsIfAlone) {
@@ -142,6 +219,9 @@ TEST(IncrementalPassErrors, NameWhatIsTooLarge) {
   EXPECT_THROW(run(0, 5, {}), Error);      // rows
   EXPECT_THROW(run(6, 3, {}), Error);      // positions
   EXPECT_THROW(run(0, 4, {1, 2}), Error);  // logit rows
+  const SequenceChunk promised{0, 0, std::span(f.golden.ids).first(4), /*asks_from=*/3};
+  const int64_t earlier = 2;
+  EXPECT_THROW(pass.forward({&promised, 1}, store, {&earlier, 1}), Error);
 }
 
 }  // namespace

@@ -138,6 +138,8 @@ class CudaBackend : public Backend, public DeviceQueue {
   Buffer arrived_{4096};    // see hopper::DecodeArgs; 0 between launches
   PinnedBuffer seen_flag_;  // error_flag_'s copy on the host
   PinnedBuffer arrivals_;   // small results on their way to pageable memory, which is slow to reach
+  // The most of a sequence in the last kv_write_all.
+  int64_t written_rows_ = 0;
 };
 
 // Of every operation's operands but attention's.

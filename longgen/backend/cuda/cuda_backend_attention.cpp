@@ -37,14 +37,18 @@ void check_reach(int64_t head_dim, const AttentionSequence& s) {
           s.first_position, s.first_position + s.row_count, s.kv.length);
 }
 
+int64_t most_queries(std::span<const SequenceArgs> sequences) {
+  int64_t rows = 0;
+  for (const SequenceArgs& s : sequences) rows = std::max(rows, s.row_count);
+  return rows;
+}
+
 // Of hopper/: the kernel for up to 16 packed rows.
 std::optional<hopper::DecodeArgs> decode_args(const ForwardArgs& f,
                                               std::span<const SequenceArgs> sequences,
                                               int64_t key_tiles, int processors,
                                               const Buffer& scratch, const Buffer& arrived) {
-  int64_t rows = 0;
-  for (const SequenceArgs& s : sequences) rows = std::max(rows, s.row_count);
-  if (!hopper::takes_decode(f, rows)) return std::nullopt;
+  if (!hopper::takes_decode(f, most_queries(sequences))) return std::nullopt;
   const auto count = static_cast<int32_t>(sequences.size());
   const auto pieces = hopper::decode_pieces(int64_t{count} * f.kv_heads, key_tiles, processors);
   hopper::DecodeArgs d{.call = f, .sequences = count, .pieces = pieces.count};
@@ -204,8 +208,10 @@ void CudaBackend::attention_forward(const AttentionForward& a) {
   }
   if (!mma) return attention_forward_simple(f, a.q.dtype() == DType::kBF16, stream_.get());
   if (decode) {
-    // A step writes the keys of its queries' rows, and has uploaded everything before it starts.
-    const bool early = steps_.active();
+    // The kernel takes keys before its queries' blocks to be older than the step, which has
+    // uploaded everything before it starts. Of a prompt whose last row alone has a query, they may
+    // not be.
+    const bool early = steps_.active() && written_rows_ <= most_queries(sequences);
     return f.head_dim == 128 ? hopper::launch_decode<128>(*decode, early, stream_.get())
                              : hopper::launch_decode<64>(*decode, early, stream_.get());
   }
@@ -319,6 +325,7 @@ void CudaBackend::kv_write_all(std::span<const AttentionSequence> sequences, DTy
           sixteens && in_sixteens(data, {s.kv.page_stride, s.kv.head_stride, s.kv.token_stride});
     }
   }
+  written_rows_ = most_rows;
   if (most_rows == 0) return;
   require(most_rows <= INT32_MAX / (k.dim(1) * k.dim(2)),
           "cuda kv_write: {} rows of {} x {} channels in a call", most_rows, k.dim(1), k.dim(2));
