@@ -123,6 +123,7 @@ class BackwardConsumer {
     uint32_t p[T::kScores / 2];
     pack_left(p, scores);
     if constexpr (!kBothAtOnce) {
+      keep_behind(p);
       wait_products<0>();
       finish_query_gradient(dq, first);
       start_value_products(dscores, first);
@@ -257,6 +258,15 @@ class BackwardConsumer {
         scores[n * 8 + i] = exp2_fast(fmaf(scores[n * 8 + i], scale, -x));
       }
     }
+  }
+  // What follows stays behind the exponentials. The compiler would move a wait for products to
+  // before them, but not over a branch that depends on them: a sign, which no exponential has. The
+  // first few are left to it, or it runs out of registers.
+  __device__ __forceinline__ void keep_behind(const uint32_t (&p)[T::kScores / 2]) const {
+    uint32_t signs = 0;
+#pragma unroll
+    for (int i = 8; i < T::kScores / 2; ++i) signs |= p[i];
+    if (__any_sync(0xffffffffu, (signs & 0x80008000u) != 0)) __nanosleep(0);
   }
   // dS = P (dP - delta), over dP; with P as it was packed, which frees its registers.
   __device__ __forceinline__ void score_gradients(const uint32_t (&p)[T::kScores / 2],
