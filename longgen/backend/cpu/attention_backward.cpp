@@ -40,6 +40,7 @@ class Backward {
   void load_queries(const QueryTile& tile, int64_t kv_head, BackwardScratch& t);
   void load_panel(const Tensor& x, const QueryTile& tile, int64_t kv_head, int64_t first,
                   uint32_t* columns, uint32_t* paired, BackwardScratch& t);
+  void fetch_panel(const QueryTile& tile, int64_t kv_head, int64_t first) const;
   void load_sums(int64_t row, int64_t token, int64_t head, BackwardScratch& t);
   float* sums_of(const KeyTile& keys, const QueryTile& tile, float* slot) const;
   void fetch_key_tile(const KeyTile& keys, const QueryTile& tile, int64_t kv_head, float* slot,
@@ -199,30 +200,51 @@ void Backward::load_panel(const Tensor& x, const QueryTile& tile, int64_t kv_hea
   const int64_t units = layout_.row_units, end = std::min(first + kPanel, rows_of(tile));
   uint32_t* rows = kernels_.bf16_units ? t.rows : paired;
   std::memset(rows, 0, static_cast<size_t>(kPanel * units) * 4);
-  for_query_rows(tile, kv_head, std::max(first, padding_of(tile)), end,
-                 [&](int64_t r, int64_t token, int64_t head) {
-                   load_rows(layout_, rows + (r - first) * units, row_data(x, token, head), 0, 1);
-                 });
+  const int64_t token_begin = document(tile).row_begin + tile.base,
+                head_begin = kv_head * layout_.group;
+  for_groups(layout_.group, std::max(first, padding_of(tile)), end,
+             [&](int64_t r, int64_t token, int64_t head, int64_t heads) {
+               load_rows(layout_, rows + (r - first) * units,
+                         row_data(x, token_begin + token, head_begin + head), x.stride(1), heads);
+             });
   kernels_.transpose(columns, kPanel, rows, units, kPanel, units);
   if (!kernels_.bf16_units) return;
   kernels_.pair_rows(paired, layout_.head_dim, reinterpret_cast<const uint16_t*>(rows), layout_.row,
                      kPanel, layout_.head_dim);
 }
 
+// What load_queries() reads for the panel that begins at row `first`: a group's rows lie far apart,
+// and a processor does not foresee them.
+void Backward::fetch_panel(const QueryTile& tile, int64_t kv_head, int64_t first) const {
+  const int64_t group = layout_.group, size = dtype_size(layout_.dtype);
+  const int64_t begin = std::max(first / group, tile.begin - tile.base);
+  const int64_t end = ceil_div(std::min(first + kPanel, rows_of(tile)), group);
+  if (begin >= end) return;
+  const int64_t row = document(tile).row_begin + tile.base + begin;
+  for (const Tensor* x : {&a_.q, &a_.dout, &a_.out}) {
+    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      fetch_rows(row_data(*x, row, head), end - begin, layout_.head_dim * size,
+                 x->stride(0) * size);
+    }
+  }
+}
+
 void Backward::load_queries(const QueryTile& tile, int64_t kv_head, BackwardScratch& t) {
   const int64_t rows = rows_of(tile), padding = padding_of(tile);
   const int64_t padded = round_up<int64_t>(rows, kPanel), units = layout_.row_units;
+  std::fill_n(t.lse, padded, INFINITY);
+  std::fill_n(t.delta, padded, 0.0f);
+  fetch_panel(tile, kv_head, 0);
   for (int64_t first = 0; first < padded; first += kPanel) {
+    fetch_panel(tile, kv_head, first + kPanel);
     const int64_t paired = layout_.element_units(first) * paired_row();
     load_panel(a_.q, tile, kv_head, first, t.q_columns + first * units, t.q_paired + paired, t);
     load_panel(a_.dout, tile, kv_head, first, t.dout_columns + first * units,
                t.dout_paired + paired, t);
+    for_query_rows(tile, kv_head, std::max(first, padding), std::min(first + kPanel, rows),
+                   [&](int64_t r, int64_t token, int64_t head) { load_sums(r, token, head, t); });
   }
   t.masks.fill(*a_.pattern, tile, layout_.group, padded);
-  std::fill_n(t.lse, padded, INFINITY);
-  std::fill_n(t.delta, padded, 0.0f);
-  for_query_rows(tile, kv_head, padding, rows,
-                 [&](int64_t r, int64_t token, int64_t head) { load_sums(r, token, head, t); });
 }
 
 // lse and delta of a row of the tile.

@@ -65,6 +65,7 @@ class Forward {
   void stream_keys(const Item& item, int64_t rows, const AttentionStreamKernels<T>& stream,
                    ForwardScratch& t);
   void stream_softmax(const Item& item, const KeyTile& keys, int64_t rows, ForwardScratch& t);
+  void fetch_panel(const Tensor& x, const Item& item, int64_t first) const;
   void load_queries(const Item& item, ForwardScratch& t);
   void store_tile(const Item& item, ForwardScratch& t, ForwardPartial* partial);
   void store_row(const Item& item, int64_t token, int64_t head, const float* out, float shift,
@@ -162,18 +163,34 @@ void Forward::run_item(const Item& item, int64_t index, int thread) {
   }
 }
 
+// Rows of q or out of the panel that begins at row `first`, before they are wanted: a group's rows
+// lie far apart, and a processor does not foresee them.
+void Forward::fetch_panel(const Tensor& x, const Item& item, int64_t first) const {
+  const int64_t group = layout_.group, size = dtype_size(layout_.dtype);
+  const int64_t begin = std::max(first / group, item.tile.begin - item.tile.base);
+  const int64_t end = ceil_div(std::min(first + kPanel, rows_of(item.tile)), group);
+  if (begin >= end) return;
+  for (int64_t head = 0; head < group; ++head) {
+    fetch_rows(row_data(x, item, begin, head), end - begin, layout_.head_dim * size,
+               x.stride(0) * size);
+  }
+}
+
 void Forward::load_queries(const Item& item, ForwardScratch& t) {
   const int64_t rows = rows_of(item.tile),
                 padding = (item.tile.begin - item.tile.base) * layout_.group;
   auto* staged = reinterpret_cast<uint32_t*>(t.rows);
   const int64_t units = layout_.row_units;
+  fetch_panel(a_.q, item, 0);
   for (int64_t first = 0; first < rows; first += kPanel) {
-    std::memset(staged, 0, static_cast<size_t>(kPanel * units) * 4);
-    for_rows(layout_.group, std::max(first, padding), std::min(first + kPanel, rows),
-             [&](int64_t r, int64_t token, int64_t head) {
-               load_rows(layout_, staged + (r - first) * units, row_data(a_.q, item, token, head),
-                         0, 1);
-             });
+    fetch_panel(a_.q, item, first + kPanel);
+    const int64_t begin = std::max(first, padding), end = std::min(first + kPanel, rows);
+    if (end - begin < kPanel) std::memset(staged, 0, static_cast<size_t>(kPanel * units) * 4);
+    for_groups(layout_.group, begin, end,
+               [&](int64_t r, int64_t token, int64_t head, int64_t heads) {
+                 load_rows(layout_, staged + (r - first) * units, row_data(a_.q, item, token, head),
+                           a_.q.stride(1), heads);
+               });
     kernels_.transpose(t.q_columns + first * units, kPanel, staged, units, kPanel, units);
   }
 }
@@ -397,7 +414,9 @@ void Forward::store_tile(const Item& item, ForwardScratch& t, ForwardPartial* pa
   const int64_t rows = rows_of(item.tile), dim = layout_.head_dim;
   const int64_t padding = (item.tile.begin - item.tile.base) * layout_.group;
   const bool stream = streams(item.tile);
+  if (partial == nullptr) fetch_panel(a_.out, item, 0);
   for (int64_t first = 0; first < rows; first += kPanel) {
+    if (partial == nullptr) fetch_panel(a_.out, item, first + kPanel);
     const float* panel = t.out + first * dim;
     if (!stream) {
       kernels_.transpose(reinterpret_cast<uint32_t*>(t.rows), dim,

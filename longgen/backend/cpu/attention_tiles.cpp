@@ -157,6 +157,12 @@ bool KeyTiles::next(KeyTile* out) {
   return true;
 }
 
+void fetch_rows(const std::byte* first_row, int64_t rows, int64_t row_bytes, int64_t stride_bytes) {
+  for (const std::byte* row = first_row; rows > 0; --rows, row += stride_bytes) {
+    for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
+  }
+}
+
 void Fetcher::clear() {
   pieces_.clear();
   at_ = 0;
@@ -173,7 +179,7 @@ void Fetcher::spread(int64_t calls) { step_ = ceil_div(rows_, std::max<int64_t>(
 void Fetcher::fetch() {
   for (int64_t left = step_; left > 0 && at_ < pieces_.size(); --left) {
     Piece& piece = pieces_[at_];
-    for (int64_t i = 0; i < piece.row_bytes; i += 64) __builtin_prefetch(piece.row + i, 0, 2);
+    fetch_rows(piece.row, 1, piece.row_bytes, piece.stride);
     piece.row += piece.stride;
     if (--piece.rows == 0) ++at_;
   }

@@ -72,6 +72,17 @@ void for_rows(int64_t group, int64_t begin, int64_t end, F f) {
   }
 }
 
+// The same by tokens: f(row, token, head, heads) for rows [row, row + heads) of one token.
+template <typename F>
+void for_groups(int64_t group, int64_t begin, int64_t end, F f) {
+  int64_t token = begin / group, head = begin % group;
+  for (int64_t row = begin; row < end; head = 0, ++token) {
+    const int64_t heads = std::min(group - head, end - row);
+    f(row, token, head, heads);
+    row += heads;
+  }
+}
+
 // The tokens of a query tile (a multiple of 16, at most `most`) such that `tokens` make some
 // `tiles` tiles. Key tiles are packed once a query tile; beyond the window a longer one saves
 // little.
@@ -172,6 +183,10 @@ class Fetcher {
   size_t at_ = 0;
   int64_t rows_ = 0, step_ = 0;
 };
+
+// Brings rows near at once: a few dozen lines, which hold up what comes next less than missing them
+// one by one would.
+void fetch_rows(const std::byte* first_row, int64_t rows, int64_t row_bytes, int64_t stride_bytes);
 
 // Between its construction and destruction the thread may run products.
 class ProductScope {
