@@ -25,10 +25,10 @@ int64_t capacity(const Backend& backend, const LongCase& c) {
   return rows + 4 * c.rows * c.q_heads + workspace_bytes(backend, c) + (1 << 16);
 }
 
-// All processors: the references of a 128K case are some 10^9 operations.
-ThreadPool& threads() {
-  static ThreadPool pool(ThreadPool::hardware_threads());
-  return pool;
+// All processors for references of some 10^9 operations; one where waking the others takes longer.
+ThreadPool& threads(int64_t rows) {
+  static ThreadPool all(ThreadPool::hardware_threads()), one(1);
+  return rows < 8192 ? one : all;
 }
 
 // In four sums, so that none waits for the one before; n is a multiple of 4.
@@ -158,7 +158,7 @@ std::vector<float> LongAttention::host_row(uint64_t stream, int64_t heads, int64
 
 std::vector<float> LongAttention::host_head(uint64_t stream, int64_t kv_head) const {
   std::vector<float> values(static_cast<size_t>(c_.rows * c_.head_dim));
-  threads().for_ranges(c_.rows, [&](int64_t begin, int64_t end, int) {
+  threads(c_.rows).for_ranges(c_.rows, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
       host_values(stream, (row * c_.kv_heads + kv_head) * c_.head_dim, c_.head_dim,
                   &values[static_cast<size_t>(row * c_.head_dim)]);
@@ -269,7 +269,7 @@ void LongAttention::expect_rows(int64_t head, const std::vector<int64_t>& querie
   const std::vector<float> keys = host_head(kKeys, kv_head), values = host_head(kValues, kv_head);
   const std::vector<float> lse = device_lse(head);
   std::vector<QueryTruth> truths(queries.size());
-  threads().for_each(static_cast<int64_t>(queries.size()), [&](int64_t i, int) {
+  threads(c_.rows).for_each(static_cast<int64_t>(queries.size()), [&](int64_t i, int) {
     const auto at = static_cast<size_t>(i);
     truths[at] = solve_query(head, queries[at], keys, values);
   });
@@ -349,13 +349,13 @@ void LongAttention::expect_columns(int64_t kv_head, const std::vector<int64_t>& 
   std::vector<std::vector<float>> lse;
   for (int64_t g = 0; g < group(); ++g) lse.push_back(device_lse(first_head + g));
   const ColumnSums zeros(keys.size(), static_cast<size_t>(dim));
-  std::vector<ColumnSums> sums(static_cast<size_t>(threads().size()), zeros);
+  std::vector<ColumnSums> sums(static_cast<size_t>(threads(c_.rows).size()), zeros);
   std::vector<bf16> outs(static_cast<size_t>(std::min(kPiece, c_.rows) * width));
   for (int64_t first = 0; first < c_.rows; first += kPiece) {
     const int64_t count = std::min(kPiece, c_.rows - first);
     backend_.copy(Tensor(outs.data(), DType::kBF16, {count * width}),
                   out_.slice(0, first, count).reshape({count * width}));
-    threads().for_ranges(count * group(), [&](int64_t begin, int64_t end, int thread) {
+    threads(c_.rows).for_ranges(count * group(), [&](int64_t begin, int64_t end, int thread) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t row = i / group(), g = i % group(), query = first + row;
         add_query(sums[static_cast<size_t>(thread)], columns, query, first_head + g,

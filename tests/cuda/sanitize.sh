@@ -21,7 +21,7 @@ groups=(
   # Without products that cuBLASLt forms: its large kernels take minutes under synccheck.
   'All/CudaRows.*-*.LinearForward*:*.LargeProducts*:*.LinearBackward*:*FewRows*'
   'All/CudaRows.*FewRows*/bf16:All/CudaRows.LinearBackward/bf16'
-  'Tiny/CudaModel.*/llama_bf16:Tiny/CudaTraining.*/llama_bf16' # not under initcheck, which crashes there
+  'Tiny/CudaModel.*/llama_bf16:Tiny/CudaTraining.*/llama_bf16'
 )
 
 folder=$(mktemp -d)
@@ -29,8 +29,14 @@ trap 'rm -rf "$folder"' EXIT
 declare -A jobs
 for tool in "${tools[@]}"; do
   for i in "${!groups[@]}"; do
-    [ "$tool.$i" = initcheck.3 ] && continue
+    options=()
+    case "$tool.$i" in
+      initcheck.3) continue ;; # it may crash in graph launches (docs/kernels.md)
+      # Over a model's thousands of launches its list of barriers overflows; group 2 has these kernels.
+      synccheck.3) options=(--kernel-name-exclude kernel_substring=few_rows) ;;
+    esac
     LONGGEN_REQUIRE_GPU=1 timeout "${LIMIT:-600}" "$sanitizer" --tool "$tool" --error-exitcode 99 --print-limit 10 \
+      "${options[@]}" \
       "$program" --gtest_filter="${groups[i]}" > "$folder/$tool.$i" 2>&1 &
     jobs[$tool.$i]=$!
   done
