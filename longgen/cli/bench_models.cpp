@@ -153,7 +153,7 @@ class BenchPrefillCommand : public BenchServingCommand {
  protected:
   void add_own_options(CLI::App& app) override {
     add_lengths_option(app, "--lengths", lengths_, "Tokens of the prompt (2K)");
-    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (2K; on a GPU 8K)");
+    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (4K; on a GPU 8K)");
     options_.repeats = {.least = 1, .most = 7, .seconds = 5};
   }
   void check() override {

@@ -81,7 +81,7 @@ class ChatCommand : public Command {
     app.add_option("--set", variables_,
                    "Give the template NAME=VALUE (JSON, else text), such as enable_thinking=false")
         ->allow_extra_args(false);
-    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (2K; on a GPU 8K)");
+    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (4K; on a GPU 8K)");
   }
 
   int run() override {

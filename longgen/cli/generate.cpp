@@ -36,7 +36,7 @@ class GenerateCommand : public Command {
     app.add_option("--stop", stops_, "Stop string; repeat it for several")->allow_extra_args(false);
     app.add_flag("--special", special_, "Special tokens written in the prompt are meant as such");
     app.add_flag("--ignore-eos", ignore_eos_, "Go on after the end-of-text token");
-    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (2K; on a GPU 8K)");
+    add_length_option(app, "--chunk", chunk_, "Prompt tokens a pass (4K; on a GPU 8K)");
     app.add_option("--batch", batch_, "Prompts that run at once")->capture_default_str();
   }
 

@@ -32,7 +32,7 @@ void read_weights(const formats::ModelFile& file, const model::ParameterSet& wei
 }  // namespace
 
 int64_t default_chunk(Backend& backend) {
-  return backend.memory().device() == Device::kHost ? 2048 : 8192;
+  return backend.memory().device() == Device::kHost ? 4096 : 8192;
 }
 
 int64_t default_score_rows(Backend& backend, const model::ModelConfig& config) {
