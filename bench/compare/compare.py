@@ -105,12 +105,16 @@ class Runner:
         self.failures.append(f"{' '.join(command)}: {why}")
         say(f"  failed: {why}")
 
-    def longgen(self, *arguments, repeats=3):
+    # dtype None: as the model's file stores its weights. Without bf16 instructions longgen's own choice is f32, which is
+    # not the peers' work.
+    def longgen(self, *arguments, repeats=3, dtype="bf16"):
         env = dict(self.env)
         if self.args.isa:
             env["LONGGEN_CPU"] = self.args.isa
         command = [str(self.args.longgen), "bench", *arguments, "--device", self.args.device, "--threads",
                    str(self.args.threads), "--json"]
+        if dtype is not None:
+            command += ["--dtype", dtype]
         if "gemm" not in arguments and "attention" not in arguments:
             command += ["--repeats", str(repeats)]
         if self.machine is not None:

@@ -49,11 +49,11 @@ def quantised(run, lengths, depths, goal):
     rows = []
     llama = run.llama("q4_1", lengths, depths)
     for length in lengths:
-        ours = run.longgen("prefill", str(model), "--lengths", str(length))
+        ours = run.longgen("prefill", str(model), "--lengths", str(length), dtype=None)
         rows.append(result(f"Q4_1 prefill {length // K}K", "tok/s", best(ours, "tokens_per_second"),
                            {"llama.cpp": best(llama, "tokens_per_second", work="prefill", length=length)}, goal))
     for depth in depths:
-        ours = run.longgen("decode", str(model), "--depths", str(depth))
+        ours = run.longgen("decode", str(model), "--depths", str(depth), dtype=None)
         rows.append(result(f"Q4_1 decode at {depth // K}K", "tok/s", best(ours, "tokens_per_second"),
                            {"llama.cpp": best(llama, "tokens_per_second", work="decode", depth=depth)}, goal))
     return rows
