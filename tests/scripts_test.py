@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The scripts that make retrieval text and pages of results, and that compare two runs of bench, as a user calls them.
+"""The scripts that make retrieval text and pages of results, and that compare two runs of bench, as a user calls them;
+and the one that watches over the GPU's compiler.
 
 usage: scripts_test.py SOURCE_DIR
 """
@@ -136,6 +137,33 @@ class Ratio(InAFolder):
         self.assert_refused(self.make("", ""), "no row")
         row = {"name": "prefill", "seconds": {"median": 1.0}}
         self.assert_refused(self.make([row], [row]), "--breakdown")
+
+
+class CheckPtxas(InAFolder):
+    """cmake/check_ptxas.sh around a compiler that says something, writes its output and ends with a code."""
+
+    def build(self, said, code=0):
+        compiler = self.folder / "compiler"
+        compiler.write_text(f"#!/bin/sh\nprintf '%s\\n' '{said}' >&2\necho kernel > \"$4\"\nexit {code}\n")
+        compiler.chmod(0o755)
+        return subprocess.run(["sh", SOURCE / "cmake/check_ptxas.sh", compiler, "-c", "x.cu", "-o", "x.o"],
+                              cwd=self.folder, capture_output=True, text=True)
+
+    def test_a_kernel_whose_products_were_serialised_is_not_built(self):
+        for number in range(7508, 7520):
+            result = self.build(f"ptxas info : (C{number}) Potential Performance Loss: wgmma.mma_async is serialized")
+            self.assertEqual(result.returncode, 1, number)
+            self.assertIn(f"(C{number})", result.stderr)
+            self.assertIn("serialised", result.stderr)
+            self.assertFalse((self.folder / "x.o").exists(), "the next build would take it")
+
+    def test_the_rest_is_passed_on(self):
+        for said in ("ptxas warning : Registers are spilled to local memory, 8 bytes spill stores", "(C7507)", "(C7520)"):
+            result = self.build(said)
+            self.assertEqual(result.returncode, 0)
+            self.assertIn(said, result.stderr)
+            self.assertTrue((self.folder / "x.o").exists())
+        self.assertEqual(self.build("error: expected a ;", 3).returncode, 3)
 
 
 if __name__ == "__main__":
