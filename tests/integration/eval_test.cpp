@@ -261,6 +261,8 @@ TEST_F(EvalProgram, AGpuThatIsNotThereIsAnError) {
       {"score", model_, "--text", path("text/story.txt")},
       {"eval", model_, "--tasks", "passkey", "--lengths", "512"},
       {"chat", model_, "-p", "a"},
+      {"train", "--data.paths", path("text"), "--output", path("gpu"), "--train.length", "64"},
+      {"extend", model_, "--data", path("text"), "-o", path("gpu"), "--length", "256"},
       {"bench", "gemm", "--size", "8x8x8"},
       {"bench", "decode", "--shape", "tiny", "--depths", "0"}};
   for (std::vector<std::string> command : commands) {
