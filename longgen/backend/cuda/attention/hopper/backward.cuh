@@ -137,7 +137,7 @@ class BackwardConsumer {
     score_gradients(p, dscores, s_.delta[stage]);
     uint32_t ds[T::kScores / 2];
     pack_left(ds, dscores);
-    s_.ds_empty[stage].wait(stage_.parity ^ 1);
+    if constexpr (kBothAtOnce) s_.ds_empty[stage].wait(stage_.parity ^ 1);
     store_transposed(s_.ds[stage] + w_ * T::kQueries * kPanelColumns, ds);
     fence_async_proxy();
     release(s_.ds_full[stage]);
@@ -196,7 +196,9 @@ class BackwardConsumer {
   __device__ __forceinline__ void finish_query_gradient(float (&dq)[32], bool drop) {
     hold(dq);
     if (drop) return;
-    release(s_.ds_empty[stage_.stage ^ 1]);
+    // With 64 channels dS needs no such barrier: the other warpgroup stores there again only after
+    // it has waited for this one's dS of the next step, which comes after this.
+    if constexpr (kBothAtOnce) release(s_.ds_empty[stage_.stage ^ 1]);
     s_.dq_empty[w_].wait(dq_parity_);
     dq_parity_ ^= 1;
     float4* to = reinterpret_cast<float4*>(s_.dq[w_]) + thread_;
@@ -260,12 +262,12 @@ class BackwardConsumer {
     }
   }
   // What follows stays behind the exponentials. The compiler would move a wait for products to
-  // before them, but not over a branch that depends on them: a sign, which no exponential has. The
-  // first few are left to it, or it runs out of registers.
+  // before them, but not over a branch that depends on them: a sign, which no exponential has.
+  // Three quarters are left to it, or it runs out of registers.
   __device__ __forceinline__ void keep_behind(const uint32_t (&p)[T::kScores / 2]) const {
     uint32_t signs = 0;
 #pragma unroll
-    for (int i = 8; i < T::kScores / 2; ++i) signs |= p[i];
+    for (int i = T::kScores * 3 / 8; i < T::kScores / 2; ++i) signs |= p[i];
     if (__any_sync(0xffffffffu, (signs & 0x80008000u) != 0)) __nanosleep(0);
   }
   // dS = P (dP - delta), over dP; with P as it was packed, which frees its registers.
