@@ -286,7 +286,7 @@ class EvalCommand : public Command {
   }
 
   // With everything that was chosen, so that another machine chooses nothing else.
-  std::string command(const infer::EngineOptions& options) const {
+  std::string command(DType dtype, const infer::EngineOptions& options) const {
     std::vector<std::string> lengths;
     for (const int64_t length : lengths_) lengths.push_back(format_length(length));
     std::string out =
@@ -305,7 +305,7 @@ class EvalCommand : public Command {
     out += use_bos_ ? " --bos" : " --no-bos";
     add("--chunk", options.chunk);
     add("--batch", options.max_batch);
-    if (!common_->dtype.empty()) add("--dtype", common_->dtype);
+    add("--dtype", common_->dtype.empty() ? dtype_name(dtype) : common_->dtype);
     add("--device", common_->device);
     add("--threads", common_->threads > 0 ? common_->threads : ThreadPool::hardware_threads());
     add("--seed", common_->seed);
@@ -339,7 +339,7 @@ class EvalCommand : public Command {
               {"seed", common_->seed},
               {"bos", use_bos_},
               {"complete", !interrupted},
-              {"command", command(options)},
+              {"command", command(loaded.weights->dtype(), options)},
               {"settings", settings(loaded, options)},
               {"memory", memory(loaded, options)}};
     json["results"] = Json::object();
