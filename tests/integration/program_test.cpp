@@ -195,5 +195,41 @@ TEST_F(Program, OutputThatDoesNotArriveIsAnError) {
   }
 }
 
+// A file that is opened while standard error is closed takes its number: messages must not land in
+// it.
+TEST_F(Program, ClosedStreamsDoNotReachTheFilesItWrites) {
+  const std::string model = std::string(LONGGEN_SOURCE_DIR) + "/demo/model";
+  const fs::path whole = folder_ / "whole", closed = folder_ / "closed";
+  ASSERT_EQ(longgen({"convert", model, "-o", whole.string()}).code, 0);
+  const auto result =
+      testing::run_program("/bin/sh",
+                           {"-c", "exec \"$0\" \"$@\" <&- >&- 2>&-", LONGGEN_PROGRAM, "convert",
+                            model, "-o", closed.string(), "-v"},
+                           folder_);
+  EXPECT_EQ(result.code, 0);
+  size_t files = 0;
+  for (const auto& entry : fs::directory_iterator(whole)) {
+    EXPECT_TRUE(read_text_file(entry.path()) == read_text_file(closed / entry.path().filename()))
+        << entry.path();
+    ++files;
+  }
+  EXPECT_GE(files, 3u);
+}
+
+TEST_F(Program, ALimitOfFileSizesIsToldAndLeavesNothing) {
+  const std::string model = std::string(LONGGEN_SOURCE_DIR) + "/demo/model";
+  const fs::path out = folder_ / "out" / "model";
+  fs::create_directories(out.parent_path());
+  // Blocks of 512 or 1024 bytes; the weights take 2.5 MB.
+  const auto result =
+      testing::run_program("/bin/sh",
+                           {"-c", "ulimit -f 100; exec \"$0\" \"$@\"", LONGGEN_PROGRAM, "convert",
+                            model, "-o", out.string(), "-q"},
+                           folder_);
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(result.err, HasSubstr("File too large"));
+  EXPECT_TRUE(fs::is_empty(out.parent_path()));
+}
+
 }  // namespace
 }  // namespace longgen
