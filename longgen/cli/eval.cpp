@@ -251,24 +251,31 @@ class EvalCommand : public Command {
     std::fflush(stdout);
   }
 
+  std::vector<std::string> length_names() const {
+    std::vector<std::string> names;
+    names.reserve(lengths_.size());
+    for (const int64_t length : lengths_) names.push_back(format_length(length));
+    return names;
+  }
+
   // What a reader of the figures asks; what is chosen for him included.
   Json settings(const LoadedModel& loaded, const infer::EngineOptions& options) const {
-    std::vector<std::string> layers, lengths;
+    std::vector<std::string> layers;
     const model::KvSize size =
         model::kv_size(loaded.config, lengths_.back(), loaded.weights->dtype());
     for (const model::KvLayerRange& range : size.ranges) {
       layers.push_back(fmt::format("{} {}", range.name(), range.pattern.to_string()));
     }
-    for (const int64_t length : lengths_) lengths.push_back(format_length(length));
     const auto names = [](const std::vector<fs::path>& paths) {
       std::vector<std::string> out;
+      out.reserve(paths.size());
       for (const fs::path& path : paths) out.push_back(path.string());
       return out;
     };
     Json json{{"model", model_},
               {"layers", layers},
               {"tasks", tasks_},
-              {"lengths", lengths},
+              {"lengths", length_names()},
               {"samples", samples_}};
     if (!needle_tasks_.empty()) {
       json["depths"] = random_depths_ ? "at random"
@@ -287,11 +294,9 @@ class EvalCommand : public Command {
 
   // With everything that was chosen, so that another machine chooses nothing else.
   std::string command(DType dtype, const infer::EngineOptions& options) const {
-    std::vector<std::string> lengths;
-    for (const int64_t length : lengths_) lengths.push_back(format_length(length));
     std::string out =
         fmt::format("longgen eval {} --tasks {} --lengths {} --samples {}", shell_word(model_),
-                    fmt::join(tasks_, ","), fmt::join(lengths, ","), samples_);
+                    fmt::join(tasks_, ","), fmt::join(length_names(), ","), samples_);
     const auto add = [&](std::string_view flag, const auto& value) {
       out += fmt::format(" {} {}", flag, shell_word(fmt::format("{}", value)));
     };
