@@ -105,15 +105,26 @@ CLI::Option* add_length_option(CLI::App& app, const std::string& flags,
   return add_length(app, flags, value, description);
 }
 
+std::string shell_quoted(std::string_view text, std::string_view escaped) {
+  std::string result = "'";
+  for (const char c : text) {
+    if (c == '\'') {
+      result += "'\\''";
+    } else {
+      if (escaped.find(c) != std::string_view::npos) result += '\\';
+      result += c;
+    }
+  }
+  return result + "'";
+}
+
 std::string shell_word(std::string_view text) {
   const auto plain = [](char c) {
     return std::isalnum(static_cast<unsigned char>(c)) != 0 ||
            std::string_view("_./:=,+-@%").find(c) != std::string_view::npos;
   };
   if (!text.empty() && std::all_of(text.begin(), text.end(), plain)) return std::string(text);
-  std::string out = "'";
-  for (const char c : text) out += c == '\'' ? "'\\''" : std::string(1, c);
-  return out + "'";
+  return shell_quoted(text);
 }
 
 }  // namespace longgen::cli

@@ -48,6 +48,8 @@ CLI::Option* add_length_option(CLI::App& app, const std::string& flags, int64_t&
 CLI::Option* add_length_option(CLI::App& app, const std::string& flags,
                                std::optional<int64_t>& value, const std::string& description);
 
+// 'text' for any shell; `escaped` characters get a backslash.
+std::string shell_quoted(std::string_view text, std::string_view escaped = "");
 // The text as one word of a shell's command line, in quotes where it needs them.
 std::string shell_word(std::string_view text);
 

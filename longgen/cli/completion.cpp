@@ -4,6 +4,7 @@
 
 #include "longgen/base/error.h"
 #include "longgen/cli/command.h"
+#include "longgen/cli/common.h"
 
 namespace longgen::cli {
 namespace {
@@ -83,25 +84,11 @@ std::vector<const Place*> all_places(const Place& place) {
 
 std::string last_word(const std::string& path) { return path.substr(path.rfind(' ') + 1); }
 
-// 'text' for any of the three shells; `escaped` characters get a backslash.
-std::string quoted(const std::string& text, std::string_view escaped = "") {
-  std::string result = "'";
-  for (const char c : text) {
-    if (c == '\'') {
-      result += "'\\''";
-    } else {
-      if (escaped.find(c) != std::string_view::npos) result += '\\';
-      result += c;
-    }
-  }
-  return result + "'";
-}
-
 // "'longgen a'|'longgen b'": patterns of a case.
 std::string command_patterns(const Place& root) {
   std::vector<std::string> patterns;
   for (const Place* place : all_places(root)) {
-    if (place != &root) patterns.push_back(quoted(place->path));
+    if (place != &root) patterns.push_back(shell_quoted(place->path));
   }
   return fmt::format("{}", fmt::join(patterns, "|"));
 }
@@ -109,7 +96,8 @@ std::string command_patterns(const Place& root) {
 // "'longgen eval -o'|'longgen eval --output'".
 std::string flag_patterns(const Place& place, const Flag& flag) {
   std::vector<std::string> patterns;
-  for (const std::string& name : flag.names) patterns.push_back(quoted(place.path + " " + name));
+  for (const std::string& name : flag.names)
+    patterns.push_back(shell_quoted(place.path + " " + name));
   return fmt::format("{}", fmt::join(patterns, "|"));
 }
 
@@ -125,10 +113,10 @@ std::string bash_values(const Place& root) {
     for (const Flag& flag : place->flags) {
       if (!flag.takes_value) continue;
       const std::string action =
-          !flag.values.empty()
-              ? fmt::format("COMPREPLY=($(compgen -W {} -- \"$word\"))", quoted(words(flag.values)))
-          : flag.takes_number ? "compopt +o default +o bashdefault 2>/dev/null"
-                              : ":";
+          !flag.values.empty() ? fmt::format("COMPREPLY=($(compgen -W {} -- \"$word\"))",
+                                             shell_quoted(words(flag.values)))
+          : flag.takes_number  ? "compopt +o default +o bashdefault 2>/dev/null"
+                               : ":";
       text += fmt::format("    {}) {}; return ;;\n", flag_patterns(*place, flag), action);
     }
   }
@@ -143,8 +131,8 @@ std::string bash_places(const Place& root) {
       flags.insert(flags.end(), flag.names.begin(), flag.names.end());
     }
     for (const Place& command : place->commands) commands.push_back(last_word(command.path));
-    text += fmt::format("    {}) flags={} commands={} ;;\n", quoted(place->path),
-                        quoted(words(flags)), quoted(words(commands)));
+    text += fmt::format("    {}) flags={} commands={} ;;\n", shell_quoted(place->path),
+                        shell_quoted(words(flags)), shell_quoted(words(commands)));
   }
   return text;
 }
@@ -181,7 +169,7 @@ complete -o default -o bashdefault -F _longgen longgen
 
 // 'word:what it is' for _describe.
 std::string zsh_entry(const std::string& word, const std::string& description) {
-  return quoted(word, ":") + quoted(":" + description, "\\");
+  return shell_quoted(word, ":") + shell_quoted(":" + description, "\\");
 }
 
 std::string zsh_script(const Place& root) {
@@ -201,8 +189,8 @@ std::string zsh_script(const Place& root) {
     for (const Place& command : place->commands) {
       commands += fmt::format(" {}", zsh_entry(last_word(command.path), command.description));
     }
-    places += fmt::format("    ({}) flags=({})\n      commands=({}) ;;\n", quoted(place->path),
-                          flags, commands);
+    places += fmt::format("    ({}) flags=({})\n      commands=({}) ;;\n",
+                          shell_quoted(place->path), flags, commands);
   }
   return fmt::format(
       R"(#compdef longgen
@@ -245,25 +233,26 @@ std::string fish_flag(const std::string& condition, const Flag& flag) {
                                    : fmt::format(" -s {}", name.substr(1));
   }
   if (!flag.values.empty()) {
-    line += " -x -a " + quoted(words(flag.values));
+    line += " -x -a " + shell_quoted(words(flag.values));
   } else if (flag.takes_number) {
     line += " -x";
   } else if (flag.takes_value) {
     line += " -r -F";
   }
-  return line + " -d " + quoted(flag.description, "\\") + "\n";
+  return line + " -d " + shell_quoted(flag.description, "\\") + "\n";
 }
 
 std::string fish_script(const Place& root) {
   std::vector<std::string> paths;
   std::string lines;
   for (const Place* place : all_places(root)) {
-    if (place != &root) paths.push_back(quoted(place->path));
-    const std::string condition = "-n " + quoted("test (__longgen_at) = \"" + place->path + "\"");
+    if (place != &root) paths.push_back(shell_quoted(place->path));
+    const std::string condition =
+        "-n " + shell_quoted("test (__longgen_at) = \"" + place->path + "\"");
     for (const Flag& flag : place->flags) lines += fish_flag(condition, flag);
     for (const Place& command : place->commands) {
       lines += fmt::format("complete -c longgen {} -f -a {} -d {}\n", condition,
-                           last_word(command.path), quoted(command.description, "\\"));
+                           last_word(command.path), shell_quoted(command.description, "\\"));
     }
   }
   return fmt::format(

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "longgen/base/html.h"
 #include "longgen/tokenizer/utf8.h"
 
 namespace longgen::eval {
@@ -54,32 +55,13 @@ std::string cell_svg(const HeatMap::Cell& cell, double x, double y, double width
 }  // namespace
 
 std::string html_text(std::string_view bytes) {
-  std::string out;
+  std::string text;
   for (const char c : tokenizer::replace_invalid_utf8(bytes)) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      default: {
-        const auto byte = static_cast<unsigned char>(c);
-        const bool control = (byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f;
-        out += control ? "\xef\xbf\xbd" : std::string(1, c);
-      }
-    }
+    const auto byte = static_cast<unsigned char>(c);
+    const bool control = (byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f;
+    text += control ? "\xef\xbf\xbd" : std::string(1, c);
   }
-  return out;
+  return escape_html(text, "&quot;");
 }
 
 std::string draw(const HeatMap& map) {

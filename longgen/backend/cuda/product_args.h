@@ -20,6 +20,8 @@ struct ProductArgs {
   const void* bias = nullptr;  // only where C has the type of A and B, and nothing is accumulated
   bool accumulate = false;
   const void* base = nullptr;  // with accumulate: what is added to instead of C, strided like it
+
+  const void* added() const { return base != nullptr ? base : c; }
 };
 
 }  // namespace longgen::cuda

@@ -170,10 +170,9 @@ struct Products::Impl {
 
 // cuBLASLt counts columns: our row-major C [m, n] is its C^T [n, m] = B^T A^T, with our B first.
 const Products::Impl::Plan& Products::Impl::plan(const ProductArgs& p) {
-  const void* base = p.base != nullptr ? p.base : p.c;
   const std::array<uint32_t, 3> alignments = {
       alignment(p.b, p.b_stride, p.type), alignment(p.a, p.a_stride, p.type),
-      std::min(alignment(p.c, p.c_stride, p.c_type), alignment(base, p.c_stride, p.c_type))};
+      std::min(alignment(p.c, p.c_stride, p.c_type), alignment(p.added(), p.c_stride, p.c_type))};
   const PlanKey key = {p.m,
                        p.n,
                        p.k,
@@ -288,10 +287,10 @@ void Products::run(const ProductArgs& p) {
                "the bias");
   }
   const float one = 1, beta = p.accumulate ? 1 : 0;
-  const void* base = p.base != nullptr ? p.base : p.c;
-  i.lt.check(i.lt.matmul(i.handle, plan.desc, &one, p.b, plan.a, p.a, plan.b, &beta, base, plan.c,
-                         p.c, plan.c, &plan.algo, i.workspace.get(), kWorkspaceBytes, i.stream),
-             "a product");
+  i.lt.check(
+      i.lt.matmul(i.handle, plan.desc, &one, p.b, plan.a, p.a, plan.b, &beta, p.added(), plan.c,
+                  p.c, plan.c, &plan.algo, i.workspace.get(), kWorkspaceBytes, i.stream),
+      "a product");
 }
 
 }  // namespace longgen::cuda

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iterator>
 
+#include "longgen/base/html.h"
 #include "longgen/tokenizer/jinja/runtime.h"
 #include "longgen/tokenizer/jinja/text.h"
 

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "longgen/base/html.h"
 #include "longgen/tokenizer/jinja/runtime.h"
 #include "longgen/tokenizer/jinja/text.h"
 

@@ -48,8 +48,6 @@ std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends)
 size_t find_text(std::string_view text, std::string_view wanted);
 size_t rfind_text(std::string_view text, std::string_view wanted);
 
-std::string escape_html(std::string_view text);
-
 // repr() of a float: the shortest digits that read back as it.
 std::string float_repr(double value);
 // repr() of a str, appended piece by piece.
