@@ -19,6 +19,7 @@
 #include "longgen/base/thread_pool.h"
 #include "longgen/base/units.h"
 #include "tests/testing/error_of.h"
+#include "tests/testing/scratch_folder.h"
 
 namespace longgen {
 namespace {
@@ -30,13 +31,8 @@ using ::testing::HasSubstr;
 
 class TemporaryFolder : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "longgen-base-XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-  fs::path folder_;
+  const testing::ScratchFolder scratch_;
+  const fs::path folder_ = scratch_.path();
 };
 
 TEST(CheckedTest, OverflowThrows) {

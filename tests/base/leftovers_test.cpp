@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "longgen/base/atomic_file.h"
+#include "tests/testing/scratch_folder.h"
 
 namespace longgen {
 namespace {
@@ -22,16 +23,11 @@ pid_t dead_process() {
 
 class Leftovers : public ::testing::Test {
  protected:
-  Leftovers() {
-    std::string name = (fs::temp_directory_path() / "longgen-leftovers-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  ~Leftovers() override { fs::remove_all(folder_); }
-
   void touch(const std::string& name) const { std::ofstream(folder_ / name) << "x"; }
   bool exists(const std::string& name) const { return fs::exists(folder_ / name); }
 
-  fs::path folder_;
+  const testing::ScratchFolder scratch_;
+  const fs::path folder_ = scratch_.path();
 };
 
 TEST_F(Leftovers, OfDeadProcessesAreRemovedAndNothingElse) {

@@ -14,6 +14,7 @@
 #include "longgen/base/atomic_file.h"
 #include "longgen/base/error.h"
 #include "tests/testing/error_of.h"
+#include "tests/testing/scratch_folder.h"
 
 namespace longgen {
 namespace {
@@ -26,12 +27,6 @@ using ::testing::IsEmpty;
 
 class TextInputTest : public ::testing::Test {
  protected:
-  TextInputTest() {
-    std::string name = (fs::temp_directory_path() / "longgen-input-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  ~TextInputTest() override { fs::remove_all(folder_); }
-
   std::string file(const std::string& text) const {
     write_file_atomically(folder_ / "text", text);
     return (folder_ / "text").string();
@@ -42,7 +37,8 @@ class TextInputTest : public ::testing::Test {
     return path;
   }
 
-  fs::path folder_;
+  const testing::ScratchFolder scratch_;
+  const fs::path folder_ = scratch_.path();
 };
 
 std::vector<std::string> lines_of(TextInput& input) {

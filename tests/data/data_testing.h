@@ -9,28 +9,11 @@
 
 #include "longgen/data/corpus.h"
 #include "longgen/data/token_cache.h"
+#include "tests/testing/scratch_folder.h"
 
 namespace longgen::data {
 
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "longgen-data-XXXXXX").string();
-    path_ = mkdtemp(name.data());
-  }
-  ~ScratchFolder() { std::filesystem::remove_all(path_); }
-
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path write(const std::string& name, std::string_view text) const {
-    const std::filesystem::path file = path_ / name;
-    std::filesystem::create_directories(file.parent_path());
-    std::ofstream(file, std::ios::binary).write(text.data(), static_cast<long>(text.size()));
-    return file;
-  }
-
- private:
-  std::filesystem::path path_;
-};
+using testing::ScratchFolder;
 
 constexpr int32_t kBos = 256;
 

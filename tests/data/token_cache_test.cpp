@@ -127,7 +127,7 @@ TEST(TokenCache, DistrustsSizesUnderARightHash) {
         TokenShard(path, "description", 257);
         ADD_FAILURE() << at << " " << value;
       } catch (const Error& error) {
-        EXPECT_THAT(error.what(), testing::HasSubstr("x.tokens"));
+        EXPECT_THAT(error.what(), ::testing::HasSubstr("x.tokens"));
       }
     }
   }

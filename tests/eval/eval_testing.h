@@ -10,31 +10,11 @@
 #include "longgen/base/rng.h"
 #include "longgen/infer/engine.h"
 #include "longgen/tokenizer/byte_tokenizer.h"
+#include "tests/testing/scratch_folder.h"
 
 namespace longgen::eval {
 
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "longgen-eval-XXXXXX").string();
-    path_ = mkdtemp(name.data());
-  }
-  ~ScratchFolder() { std::filesystem::remove_all(path_); }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path write(const std::string& name, std::string_view text) const {
-    const std::filesystem::path file = path_ / name;
-    std::filesystem::create_directories(file.parent_path());
-    std::ofstream(file, std::ios::binary)
-        .write(text.data(), static_cast<std::streamsize>(text.size()));
-    return file;
-  }
-
- private:
-  std::filesystem::path path_;
-};
+using testing::ScratchFolder;
 
 // 30 kB of sentences of four to twelve words, without digits.
 inline std::string story_text() {

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "tests/testing/run_program.h"
+#include "tests/testing/program_test.h"
 
 namespace longgen {
 namespace {
@@ -16,17 +16,11 @@ namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 using Json = nlohmann::json;
 
-class Bench : public ::testing::Test {
+class Bench : public testing::ProgramTest {
  protected:
-  Bench() {
-    std::string name = (fs::temp_directory_path() / "longgen-bench-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  ~Bench() override { fs::remove_all(folder_); }
-
   testing::ProgramResult bench(std::vector<std::string> arguments) const {
     arguments.insert(arguments.begin(), "bench");
-    return testing::run_program(LONGGEN_PROGRAM, arguments, folder_);
+    return longgen(arguments);
   }
 
   // The rows behind the machine's line.
@@ -51,7 +45,6 @@ class Bench : public ::testing::Test {
   }
 
   Json machine_;
-  fs::path folder_;
 };
 
 TEST_F(Bench, AttentionInEveryDirection) {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/testing/run_program.h"
+#include "tests/testing/program_test.h"
 
 namespace longgen {
 namespace {
@@ -18,17 +18,14 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using testing::ProgramResult;
 
-class Chat : public ::testing::Test {
+class Chat : public testing::ProgramTest {
  protected:
   Chat() {
-    std::string name = (fs::temp_directory_path() / "longgen-chat-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
     fs::copy(fs::path(LONGGEN_SOURCE_DIR) / "demo/model", folder_ / "model");
     write("chat.jinja",
           "{% for m in messages %}{{ m.role[0] | upper }}: {{ m.content }}\n{% endfor %}"
           "{% if add_generation_prompt %}A: {% endif %}");
   }
-  ~Chat() override { fs::remove_all(folder_); }
 
   void write(const std::string& name, const std::string& text) const {
     std::ofstream(folder_ / name) << text;
@@ -44,7 +41,7 @@ class Chat : public ::testing::Test {
     if (std::find(all.begin(), all.end(), "-n") == all.end()) {
       all.insert(all.end(), {"-n", "12"});
     }
-    return testing::run_program(LONGGEN_PROGRAM, all, folder_);
+    return longgen(all);
   }
   // The same with lines on stdin.
   ProgramResult piped(const std::string& lines,
@@ -60,8 +57,6 @@ class Chat : public ::testing::Test {
   static nlohmann::json json(const ProgramResult& result) {
     return nlohmann::json::parse(result.out);
   }
-
-  fs::path folder_;
 };
 
 TEST_F(Chat, AnswersOnceAndLeaves) {

@@ -5,7 +5,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "tests/testing/run_program.h"
+#include "tests/testing/program_test.h"
 
 namespace longgen {
 namespace {
@@ -16,16 +16,10 @@ using ::testing::ElementsAre;
 using ::testing::IsSupersetOf;
 using ::testing::Not;
 
-class Completion : public ::testing::Test {
+class Completion : public testing::ProgramTest {
  protected:
-  Completion() {
-    std::string name = (fs::temp_directory_path() / "longgen-completion-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  ~Completion() override { fs::remove_all(folder_); }
-
   std::string script(const std::string& shell) const {
-    const auto result = testing::run_program(LONGGEN_PROGRAM, {"completion", shell}, folder_);
+    const auto result = longgen({"completion", shell});
     EXPECT_EQ(result.code, 0) << result.err;
     return result.out;
   }
@@ -53,8 +47,6 @@ class Completion : public ::testing::Test {
     for (std::string each; std::getline(text, each);) lines.push_back(each);
     return lines;
   }
-
-  fs::path folder_;
 };
 
 TEST_F(Completion, CompletesCommands) {

@@ -7,7 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "tests/testing/run_program.h"
+#include "tests/testing/program_test.h"
 
 namespace longgen {
 namespace {
@@ -44,21 +44,13 @@ void resize_vocabulary(const fs::path& source, const fs::path& target, size_t fr
   out << text << data;
 }
 
-class FamiliesProgram : public ::testing::Test {
+class FamiliesProgram : public testing::ProgramTest {
  protected:
   FamiliesProgram() {
-    std::string name = (fs::temp_directory_path() / "longgen-families-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
     std::string text;
     for (int i = 0; i < 200; ++i) text += "line " + std::to_string(i * i) + " of the text\n";
     std::ofstream(folder_ / "text.txt") << text;
   }
-  ~FamiliesProgram() override { fs::remove_all(folder_); }
-
-  testing::ProgramResult longgen(const std::vector<std::string>& arguments) const {
-    return testing::run_program(LONGGEN_PROGRAM, arguments, folder_);
-  }
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
 
   // A model of the family with the byte tokenizer of `base`.
   void make_model(const fs::path& family, const fs::path& base, const fs::path& model) const {
@@ -75,8 +67,6 @@ class FamiliesProgram : public ::testing::Test {
     config["vocab_size"] = vocabulary;
     std::ofstream(model / "config.json") << config;
   }
-
-  fs::path folder_;
 };
 
 TEST_F(FamiliesProgram, EveryFamilyIsExtendedAsAHybridAndScored) {

@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "tests/testing/run_program.h"
+#include "tests/testing/program_test.h"
 
 namespace longgen {
 namespace {
@@ -18,19 +18,8 @@ using nlohmann::json;
 using ::testing::HasSubstr;
 using testing::ProgramResult;
 
-class ConvertProgram : public ::testing::Test {
+class ConvertProgram : public testing::ProgramTest {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "longgen-convert-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  ProgramResult longgen(const std::vector<std::string>& arguments,
-                        const std::function<void(pid_t)>& meanwhile = {}) const {
-    return testing::run_program(LONGGEN_PROGRAM, arguments, folder_, meanwhile);
-  }
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
   static std::string llama2() {
     return std::string(LONGGEN_SOURCE_DIR) + "/tests/formats/data/llama_2_7b_config.json";
   }
@@ -50,8 +39,6 @@ class ConvertProgram : public ::testing::Test {
     }
     return names;
   }
-
-  fs::path folder_;
 };
 
 TEST_F(ConvertProgram, InspectCountsKeysAndValuesOfABareConfig) {

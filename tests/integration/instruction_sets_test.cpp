@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "tests/testing/run_program.h"
+#include "tests/testing/program_test.h"
 
 namespace longgen {
 namespace {
@@ -18,23 +18,13 @@ using nlohmann::json;
 using ::testing::HasSubstr;
 using testing::ProgramResult;
 
-class InstructionSets : public ::testing::Test {
+class InstructionSets : public testing::ProgramTest {
  protected:
   InstructionSets() {
-    std::string name = (fs::temp_directory_path() / "longgen-isa-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
     std::ofstream text(folder_ / "text.txt");
     for (int i = 0; i < 300; ++i) text << "Ship " << i % 7 << " sailed on day " << i % 31 << ". ";
   }
-  ~InstructionSets() override {
-    unsetenv("LONGGEN_CPU");
-    fs::remove_all(folder_);
-  }
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
-  ProgramResult longgen(const std::vector<std::string>& arguments) const {
-    return testing::run_program(LONGGEN_PROGRAM, arguments, folder_);
-  }
+  ~InstructionSets() override { unsetenv("LONGGEN_CPU"); }
 
   // "in use" of --version under every name that this machine has.
   std::vector<std::string> here() const {
@@ -101,8 +91,6 @@ class InstructionSets : public ::testing::Test {
     result.continuation = text.out;
     return result;
   }
-
-  fs::path folder_;
 };
 
 TEST_F(InstructionSets, EachRepeatsItsBitsAndAllAgree) {

@@ -9,6 +9,7 @@
 
 #include "longgen/base/rng.h"
 #include "tests/testing/run_program.h"
+#include "tests/testing/scratch_folder.h"
 
 namespace longgen {
 namespace {
@@ -35,8 +36,8 @@ TEST(PrefillMemory, StaysWithinWeightsLivePagesAndOneChunk) {
     }
     GTEST_SKIP() << "SKIPPED: LONGGEN_TEST_MODEL does not name SmolLM2's GGUF file";
   }
-  std::string name = (fs::temp_directory_path() / "longgen-memory-XXXXXX").string();
-  const fs::path folder = mkdtemp(name.data());
+  const testing::ScratchFolder scratch;
+  const fs::path& folder = scratch.path();
   const std::string hybrid = (folder / "hybrid").string(),
                     prompt = (folder / "prompt.txt").string();
   std::ofstream(prompt) << long_prompt();
@@ -47,7 +48,6 @@ TEST(PrefillMemory, StaysWithinWeightsLivePagesAndOneChunk) {
   const auto result = testing::run_program(
       LONGGEN_PROGRAM,
       {"generate", hybrid, "-f", prompt, "-n", "8", "--dtype", "bf16", "--chunk", "1K"}, folder);
-  fs::remove_all(folder);
   ASSERT_EQ(result.code, 0) << result.err;
 
   std::smatch match;

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "tests/testing/run_program.h"
+#include "tests/testing/program_test.h"
 
 namespace longgen {
 namespace {
@@ -16,19 +16,9 @@ namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 using testing::ProgramResult;
 
-class Program : public ::testing::Test {
+class Program : public testing::ProgramTest {
  protected:
-  Program() {
-    std::string name = (fs::temp_directory_path() / "longgen-program-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  ~Program() override { fs::remove_all(folder_); }
-  ProgramResult longgen(const std::vector<std::string>& arguments) const {
-    return testing::run_program(LONGGEN_PROGRAM, arguments, folder_);
-  }
   std::vector<std::vector<std::string>> all_commands(std::vector<std::string> at) const;
-
-  fs::path folder_;
 };
 
 TEST_F(Program, WithoutArgumentsItShowsHelp) {

@@ -10,6 +10,7 @@
 #include "longgen/base/mapped_file.h"
 #include "longgen/tokenizer/byte_tokenizer.h"
 #include "longgen/tokenizer/load.h"
+#include "tests/testing/scratch_folder.h"
 
 namespace longgen::tokenizer {
 namespace {
@@ -21,39 +22,25 @@ using ::testing::HasSubstr;
 using ::testing::Pair;
 using ::testing::ThrowsMessage;
 
-class Folder {
- public:
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "longgen-template-XXXXXX").string();
-    path = mkdtemp(name.data());
-  }
-  ~Folder() { fs::remove_all(path); }
-  void write(const std::string& name, const std::string& text) const {
-    fs::create_directories((path / name).parent_path());
-    std::ofstream(path / name) << text;
-  }
-  fs::path path;
-};
-
 TEST(ChatTemplateFiles, StandInTheConfigurationOrBesideIt) {
-  const Folder folder;
-  EXPECT_TRUE(read_chat_templates(folder.path).empty());
+  const testing::ScratchFolder folder;
+  EXPECT_TRUE(read_chat_templates(folder.path()).empty());
   folder.write("tokenizer_config.json", R"({"chat_template": "one"})");
-  EXPECT_THAT(read_chat_templates(folder.path), ElementsAre(Pair("default", "one")));
+  EXPECT_THAT(read_chat_templates(folder.path()), ElementsAre(Pair("default", "one")));
   folder.write("tokenizer_config.json",
                R"({"chat_template": [{"name": "default", "template": "d"},
                                      {"name": "tool_use", "template": "t"}]})");
-  EXPECT_THAT(read_chat_templates(folder.path),
+  EXPECT_THAT(read_chat_templates(folder.path()),
               ElementsAre(Pair("default", "d"), Pair("tool_use", "t")));
   folder.write("chat_template.jinja", "file");
   folder.write("additional_chat_templates/rag.jinja", "r");
-  EXPECT_THAT(read_chat_templates(folder.path),
+  EXPECT_THAT(read_chat_templates(folder.path()),
               ElementsAre(Pair("default", "file"), Pair("rag", "r"), Pair("tool_use", "t")));
   folder.write("tokenizer_config.json", R"({"chat_template": [{"name": "default"}]})");
-  EXPECT_THAT([&] { read_chat_templates(folder.path); },
+  EXPECT_THAT([&] { read_chat_templates(folder.path()); },
               ThrowsMessage<Error>(HasSubstr("template is missing")));
   folder.write("tokenizer_config.json", R"({"chat_template": 5})");
-  EXPECT_THAT([&] { read_chat_templates(folder.path); },
+  EXPECT_THAT([&] { read_chat_templates(folder.path()); },
               ThrowsMessage<Error>(HasSubstr("chat_template must be a string")));
 }
 

@@ -78,7 +78,7 @@ class Family : public ::testing::TestWithParam<const char*> {
   }
   static Json own_file() { return formats::read_json_file(own_path()); }
   static std::unique_ptr<Tokenizer> load() {
-    const TemporaryDirectory directory;
+    const ScratchFolder directory;
     fs::copy_file(own_path(), directory.path() / "tokenizer.json");
     return load_tokenizer(directory.path());
   }
@@ -130,7 +130,7 @@ TEST(Gpt2Files, AreReadWithoutTokenizerJson) {
       formats::read_json_file(golden_file("families/gpt-2-prefix.tokenizer.json"))["model"];
   Json vocabulary = model["vocab"];
   for (const char* token : {"</s>", "<pad>", "<unk>"}) vocabulary.emplace(token, vocabulary.size());
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   const auto write = [&](const char* name, const std::string& text) {
     std::ofstream(directory.path() / name) << text;
   };

@@ -31,7 +31,7 @@ Json small_tokenizer() {
 }
 
 std::unique_ptr<Tokenizer> load_json(const Json& json) {
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   write(directory.path() / "tokenizer.json", json.dump());
   return load_tokenizer(directory.path());
 }
@@ -219,7 +219,7 @@ TEST(HuggingFaceDirectory, SideFilesAreChecked) {
                {"tokenizer_config.json", R"({"add_bos_token": "x"})", "add_bos_token"},
                {"special_tokens_map.json", R"({"pad_token": []})", "pad_token"}};
   for (const auto& damaged : cases) {
-    const TemporaryDirectory directory;
+    const ScratchFolder directory;
     write(directory.path() / "tokenizer.json", small_tokenizer().dump());
     write(directory.path() / damaged.file, damaged.text);
     const std::string message = error_of([&] { load_tokenizer(directory.path()); });
@@ -228,7 +228,7 @@ TEST(HuggingFaceDirectory, SideFilesAreChecked) {
 }
 
 TEST(HuggingFaceDirectory, NothingThereIsAnError) {
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   EXPECT_NE(error_of([&] { load_tokenizer(directory.path()); }).find("tokenizer.json"),
             std::string::npos);
 }
@@ -257,11 +257,11 @@ int count_errors(const std::string& good, int damages, Load&& load) {
 }
 
 TEST(DamagedFiles, TokenizerJsonOfBytes) {
-  const TemporaryDirectory good;
+  const ScratchFolder good;
   make_byte_tokenizer()->save(good.path());
   const int errors = count_errors(read_text_file(good.path() / "tokenizer.json"), 600,
                                   [](const std::string& text) {
-                                    const TemporaryDirectory directory;
+                                    const ScratchFolder directory;
                                     write(directory.path() / "tokenizer.json", text);
                                     return load_tokenizer(directory.path());
                                   });
@@ -285,7 +285,7 @@ SentencePieceModel small_sentencepiece() {
 
 TEST(DamagedFiles, SentencePieceModel) {
   const auto load = [](const std::string& bytes) {
-    const TemporaryDirectory directory;
+    const ScratchFolder directory;
     write(directory.path() / "tokenizer.model", bytes);
     return load_tokenizer(directory.path());
   };
@@ -298,7 +298,7 @@ TEST(DamagedFiles, SentencePieceVocabularies) {
   const auto message = [](const std::function<void(SentencePieceModel&)>& damage) {
     SentencePieceModel model = small_sentencepiece();
     damage(model);
-    const TemporaryDirectory directory;
+    const ScratchFolder directory;
     write(directory.path() / "tokenizer.model", serialise_sentencepiece_model(model, true));
     return error_of([&] { load_tokenizer(directory.path()); });
   };
@@ -320,7 +320,7 @@ TEST(DamagedFiles, SentencePieceVocabularies) {
 TEST(Gguf, DamagedBytes) {
   const fs::path good = tokenizer_file("ggml-vocab-llama-spm.gguf");
   if (good.empty()) GTEST_SKIP() << kNoData;
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   const fs::path path = directory.path() / "damaged.gguf";
   const int errors = count_errors(read_text_file(good), 60, [&](const std::string& bytes) {
     write(path, bytes);
@@ -399,7 +399,7 @@ std::string gguf_message(const std::function<void(SmallGguf&)>& damage) {
   text.numbers("tokenizer.ggml.token_type", 5, small.types);
   if (!small.scores.empty()) text.numbers("tokenizer.ggml.scores", 6, small.scores);
   text.integer("tokenizer.ggml.eos_token_id", small.eos);
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   write(directory.path() / "small.gguf", text.file());
   return error_of([&] { use(*load_tokenizer(directory.path() / "small.gguf")); });
 }

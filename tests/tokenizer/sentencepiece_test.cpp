@@ -110,7 +110,7 @@ class OddVocabulary : public ::testing::TestWithParam<Odd> {};
 TEST_P(OddVocabulary, SavedItGivesTheSameIds) {
   const SentencePieceModel model = model_of(GetParam().pieces);
   const auto tokenizer = tokenizer_of(model);
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   tokenizer->save(directory.path());
   const bool exact = GetParam().reason == nullptr;
   EXPECT_EQ(fs::exists(directory.path() / "tokenizer.json"), exact);

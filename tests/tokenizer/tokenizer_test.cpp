@@ -16,7 +16,7 @@ namespace {
 using Ids = std::vector<int32_t>;
 
 std::unique_ptr<Tokenizer> saved_and_loaded(const Tokenizer& tokenizer) {
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   tokenizer.save(directory.path());
   return load_tokenizer(directory.path());
 }
@@ -198,7 +198,7 @@ TEST_P(EveryKind, SavedIsTheSame) {
 
 // A directory is written again byte for byte.
 TEST_P(EveryKind, SavedTwiceIsTheSameFiles) {
-  const TemporaryDirectory first, second;
+  const ScratchFolder first, second;
   tokenizer_->save(first.path());
   load_tokenizer(first.path())->save(second.path());
   int files = 0;

@@ -13,10 +13,12 @@
 #include "longgen/base/mapped_file.h"
 #include "longgen/formats/json.h"
 #include "longgen/tokenizer/load.h"
+#include "tests/testing/scratch_folder.h"
 
 namespace longgen::tokenizer::testing {
 
 namespace fs = std::filesystem;
+using longgen::testing::ScratchFolder;
 
 // `variable`'s folder or file, with `relative` below it. Empty, and the test marked as skipped
 // (failed under LONGGEN_REQUIRE_DATA=1), when it is not there: the caller returns.
@@ -44,22 +46,6 @@ inline constexpr const char* kNoData =
 inline fs::path golden_file(const std::string& name) {
   return fs::path(LONGGEN_SOURCE_DIR) / "tests/golden/tokenizer" / name;
 }
-
-// A directory that goes away with the object.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (fs::temp_directory_path() / "longgen-tokenizer-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-    path_ = name;
-  }
-  ~TemporaryDirectory() { fs::remove_all(path_); }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
 
 // Texts in which anything may stand beside anything: UTF-8 of many kinds, and damaged UTF-8.
 inline std::vector<std::string> odd_texts(int count, uint32_t seed) {

@@ -54,7 +54,7 @@ TEST_P(Vectors, EveryTextHasItsIds) {
 TEST_P(Vectors, EveryTextHasItsIdsAfterSaving) {
   const fs::path path = tokenizer_file(std::string("ggml-vocab-") + GetParam() + ".gguf");
   if (path.empty()) GTEST_SKIP() << kNoData;
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   load_tokenizer(path)->save(directory.path());
   fs::remove(directory.path() / "tokenizer.model");
   check_vectors(*load_tokenizer(directory.path()), path);
@@ -72,7 +72,7 @@ TEST(Vectors, Llama2ModelFileHasTheSameIds) {
   const fs::path vectors = tokenizer_file("ggml-vocab-llama-spm.gguf");
   const fs::path model = tokenizer_file("llama-2-tokenizer.model");
   if (vectors.empty() || model.empty()) GTEST_SKIP() << kNoData;
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   fs::copy_file(model, directory.path() / "tokenizer.model");
   const auto tokenizer = load_tokenizer(directory.path());
   EXPECT_EQ(tokenizer->vocab_size(), 32000);

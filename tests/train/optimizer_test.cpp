@@ -135,7 +135,7 @@ TEST(Optimizer, RefusesGradientsThatAreNotFinite) {
     optimizer.step(1e-2, 1);
     FAIL();
   } catch (const Error& e) {
-    EXPECT_THAT(e.what(), testing::HasSubstr("model.layers.1.mlp.up_proj.weight"));
+    EXPECT_THAT(e.what(), ::testing::HasSubstr("model.layers.1.mlp.up_proj.weight"));
   }
   EXPECT_EQ(bytes_of(optimizer.master()), before);
 }
